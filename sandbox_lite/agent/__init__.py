@@ -1,0 +1,1 @@
+"""A model that works in a sandbox: tools, model client, loop, trajectory, replay."""
