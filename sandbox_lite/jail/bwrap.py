@@ -1,0 +1,100 @@
+"""Pure: what is asked for becomes words for bwrap. Knows nothing of the disk or of processes."""
+
+from __future__ import annotations
+
+import shlex
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+    from pathlib import Path
+
+    from sandbox_lite.spec import Mount
+
+CAPABILITIES = ("CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_SETFCAP")
+"""What uid 0 keeps over its own user namespace: dpkg re-opens files of mode 0440."""
+
+CONTROL = "/run/sandbox-lite"
+"""Where the jail sees our control directory, read-only."""
+
+LOWER, UPPER, HELD_CONTROL, BWRAP = "/lower", "/upper", "/control", "/bwrap"
+"""Names in the outer mount namespace: the jail's mountinfo shows them instead of host paths."""
+
+
+def namespaces(*, network_host: bool) -> tuple[str, ...]:
+    """Return the words that unshare everything, but for the network where it is the host's."""
+    # --disable-userns is refused without an explicit --unshare-user, also where bwrap implies it.
+    # --as-pid-1: bwrap's own reaper would show the host's words in /proc/1/cmdline.
+    return (
+        "--unshare-user", "--disable-userns",
+        "--unshare-ipc", "--unshare-pid", "--unshare-uts", "--unshare-cgroup-try",
+        *(() if network_host else ("--unshare-net",)),
+        "--as-pid-1", "--new-session", "--die-with-parent",
+    )  # fmt: skip
+
+
+def identity(*, hostname: str, uid: int = 0, gid: int = 0) -> tuple[str, ...]:
+    """Return the words for host name, ids and capabilities; bwrap always sets no-new-privs."""
+    return (
+        "--hostname", hostname, "--uid", str(uid), "--gid", str(gid),
+        "--cap-drop", "ALL",
+        *(word for capability in CAPABILITIES for word in ("--cap-add", capability)),
+    )  # fmt: skip
+
+
+def devices(*, shm_bytes: int) -> tuple[str, ...]:
+    """Return the words for /proc and a /dev of which only /dev/shm takes files, and few."""
+    # bwrap's /dev is a tmpfs of half the memory: read-only it takes nothing, pts and shm go on
+    return (
+        "--proc", "/proc", "--dev", "/dev",
+        "--size", str(shm_bytes), "--perms", "1777", "--tmpfs", "/dev/shm",
+        "--remount-ro", "/dev",
+    )  # fmt: skip
+
+
+def environment(env: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the words that replace the whole environment."""
+    words = ["--clearenv"]
+    for name, value in env.items():
+        words += ["--setenv", name, value]
+    return tuple(words)
+
+
+def overlay(lowers: int) -> tuple[str, ...]:
+    """Return the words for a root of so many held lower layers under the held upper one."""
+    # bwrap stacks --overlay-src with the last one named on top
+    sources = tuple(word for n in range(lowers) for word in ("--overlay-src", f"{LOWER}/{n}"))
+    return (*sources, "--overlay", f"{UPPER}/upper", f"{UPPER}/work", "/")
+
+
+def mount(one: Mount) -> tuple[str, ...]:
+    """Return the words for one further mount."""
+    if one.mode == "tmpfs":
+        size = () if one.size_bytes is None else ("--size", str(one.size_bytes))
+        return (*size, "--tmpfs", one.target)
+    option = "--bind" if one.mode == "bind" else "--ro-bind"
+    return (option, str(one.source), one.target)
+
+
+def holder(
+    *, bwrap: Path, lowers: Sequence[Path], upper: Sequence[str], libraries: Iterable[Path]
+) -> tuple[str, ...]:
+    """Return the words for the outer bwrap: it holds every source under a neutral name.
+
+    Binds and overlays show their source in the jail's mountinfo. In a mount namespace of their
+    own the rootfs is `/lower/0` and the upper layer `/upper`, wherever they are on the host, and
+    host mounts, each of which costs every start time, are gone.
+    """
+    words = ["--unshare-user", "--die-with-parent", "--proc", "/proc", "--dev-bind", "/dev", "/dev"]
+    for path in libraries:
+        words += ["--ro-bind", str(path), str(path)]
+    words += ["--ro-bind", str(bwrap), BWRAP]
+    for number, path in enumerate(lowers):
+        words += ["--ro-bind", str(path), f"{LOWER}/{number}"]
+    words += upper
+    return tuple(words)
+
+
+def printable(argv: Sequence[str]) -> str:
+    """Return the command as it can be pasted into a shell."""
+    return shlex.join(argv)

@@ -1,0 +1,121 @@
+"""Start one argv with given descriptors, wait for it, end it. Knows neither bwrap nor bash."""
+
+from __future__ import annotations
+
+import os
+import queue
+import signal
+import subprocess
+import threading
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from typing import IO
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Job:
+    work: Callable[[], subprocess.Popen[bytes]]
+    done: Future[subprocess.Popen[bytes]]
+
+
+class _Spawner:
+    """One thread that starts all children of this process.
+
+    PR_SET_PDEATHSIG, which --die-with-parent sets, fires when the *thread* that started the
+    child ends: prctl(2). So whoever asks, this thread starts, and it lives as long as we do.
+    """
+
+    def __init__(self) -> None:
+        self.pid = os.getpid()
+        self._jobs: queue.SimpleQueue[_Job] = queue.SimpleQueue()
+        threading.Thread(target=self._serve, name="sandbox-lite spawner", daemon=True).start()
+
+    def _serve(self) -> None:
+        while True:
+            job = self._jobs.get()
+            try:
+                job.done.set_result(job.work())
+            except BaseException as error:  # noqa: BLE001  # handed to whoever asked
+                job.done.set_exception(error)
+
+    def run(self, work: Callable[[], subprocess.Popen[bytes]]) -> subprocess.Popen[bytes]:
+        done: Future[subprocess.Popen[bytes]] = Future()
+        self._jobs.put(_Job(work=work, done=done))
+        return done.result()
+
+
+_lock = threading.Lock()
+_current: _Spawner | None = None
+
+
+def _renew_lock() -> None:
+    # a lock held by another thread at the moment of fork stays held in the child for ever
+    global _lock
+    _lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_renew_lock)
+
+
+def _spawner() -> _Spawner:
+    global _current
+    with _lock:
+        # after os.fork no thread but the caller's exists in the child
+        if _current is None or _current.pid != os.getpid():
+            _current = _Spawner()
+        return _current
+
+
+def spawn(
+    argv: Sequence[str],
+    *,
+    fds: Sequence[int] = (),
+    stdin: int | IO[bytes] = subprocess.DEVNULL,
+    stdout: int | IO[bytes] = subprocess.DEVNULL,
+    stderr: int | IO[bytes] = subprocess.DEVNULL,
+    env: Mapping[str, str] | None = None,
+    new_session: bool = False,
+) -> subprocess.Popen[bytes]:
+    """Start a program from a thread that outlives the caller.
+
+    Args:
+        argv: The program and its arguments.
+        fds: Descriptors it inherits under their own numbers; all others are closed.
+        stdin: As in `subprocess.Popen`, like the next two.
+        stdout: See above.
+        stderr: See above.
+        env: Its whole environment, by default an empty one: what bwrap is started with shows
+            in the jail's /proc.
+        new_session: Put it into a session of its own, out of reach of the terminal's Ctrl-C.
+
+    Returns:
+        The running child; the caller waits for it.
+
+    Raises:
+        OSError: It could not be started.
+    """
+
+    def work() -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            argv,
+            pass_fds=fds,
+            stdin=stdin,
+            stdout=stdout,
+            stderr=stderr,
+            env=dict(env or {}),
+            start_new_session=new_session,
+        )
+
+    return _spawner().run(work)
+
+
+def pidfd_signal(pidfd: int, number: signal.Signals) -> None:
+    """Send a signal to the process behind a descriptor; nothing happens where it has ended."""
+    try:
+        signal.pidfd_send_signal(pidfd, number)
+    except ProcessLookupError:
+        return
