@@ -73,7 +73,8 @@ class Mount:
         if not self.target.startswith("/") or ".." in self.target.split("/"):
             raise SpecError(f"a mount's target must be an absolute path, not {self.target!r}")
         if (self.source is None) != (self.mode == "tmpfs"):
-            raise SpecError(f"a {self.mode} mount {'takes no' if self.source else 'needs a'} source")
+            need = "takes no" if self.source else "needs a"
+            raise SpecError(f"a {self.mode} mount {need} source")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
