@@ -1,0 +1,550 @@
+"""The store: root file systems by name, replaced whole or not at all, never while someone looks.
+
+```
+STORE/format                  version of this layout
+STORE/.lock                   held while names change; never during long work
+STORE/<name>                  link to the tree in force: replacing it is one rename(2)
+STORE/.trees/<name>-<token>/  lock, rootfs.json, tree/
+STORE/.stage-<name>-<token>/  the same while it is being made
+```
+
+Whoever makes a stage holds its `lock` exclusively, whoever uses a rootfs holds it shared. These are
+flock(2) locks, which the kernel drops with the process however it ends, so a directory that nobody
+names and nobody locks is rubbish and the next writer sweeps it. No path in it is absolute: a store
+may be moved or copied as it is.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import re
+import secrets
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field, fields, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from sandbox_lite.errors import HostError, RootfsError, SandboxLiteError, SpecError
+from sandbox_lite.jail import places
+from sandbox_lite.jail.rootfs.tree import make_readable, remove_tree, summarize
+from sandbox_lite.spec import Mount
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+FORMAT = 1
+HOST = "host"
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+_TREES = ".trees"
+_STAGE = ".stage-"
+_LINK = ".link-"
+
+Unit = Literal["bytes", "packages", "steps"]
+
+
+class Progress(Protocol):
+    """Told how far a long step is; the command line draws it."""
+
+    def __call__(self, stage: str, done: int, total: int | None, unit: Unit) -> None:
+        """Stage `stage` has done `done` of `total` (unknown: none)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rootfs:
+    """What a sandbox is put on."""
+
+    name: str
+    digest: str
+    """`sha256:...`; empty for the host's own, which nobody froze."""
+    lowers: tuple[Path, ...]
+    """Lower directories of the overlay, bottom first."""
+    mounts: tuple[Mount, ...] = ()
+    """On top of it, read-only."""
+    env: Mapping[str, str] = field(default_factory=dict)
+    """Defaults of the environment inside."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RootfsInfo:
+    """What the store knows of one rootfs; `rootfs.json` holds it, and so does an archive."""
+
+    name: str
+    digest: str
+    size_bytes: int
+    """On disk."""
+    created: str
+    """ISO 8601, UTC."""
+    format: int = FORMAT
+    recipe: str = ""
+    suite: str = ""
+    env: Mapping[str, str] = field(default_factory=dict)
+    packages: Mapping[str, str] = field(default_factory=dict)
+    """Name to version."""
+    releases: Mapping[str, str] = field(default_factory=dict)
+    """Suite to the date of its Release file."""
+    path: Path = field(default_factory=Path)
+    """Directory that holds `tree`; not stored."""
+
+    @property
+    def tree(self) -> Path:
+        """The root directory itself."""
+        return self.path / "tree"
+
+    def to_json(self) -> str:
+        """Return what `rootfs.json` holds."""
+        data = {key: value for key, value in asdict(self).items() if key != "path"}
+        return json.dumps(data, indent=1, sort_keys=True) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str | bytes, *, path: Path | None = None) -> RootfsInfo:
+        """Return what `to_json` wrote; keys that a later version added are passed over.
+
+        Raises:
+            RootfsError: The text is torn, or of another format version.
+        """
+        try:
+            data: dict[str, Any] = json.loads(text)
+            version = data["format"]
+        except (ValueError, TypeError, KeyError) as error:
+            raise _damaged(str(error)) from error
+        if version != FORMAT:
+            raise RootfsError(
+                f"a rootfs of format {version!r}, where this program knows {FORMAT}",
+                hint="build it again, or use the version of sandbox-lite that made it",
+            )
+        for f in fields(cls):
+            if f.name in ("path", "format"):
+                continue
+            value, wanted = data.get(f.name, "" if f.type == "str" else {}), f.type
+            if wanted == "Mapping[str, str]":
+                good = isinstance(value, dict) and all(isinstance(v, str) for v in value.values())
+            else:
+                good = isinstance(value, int if wanted == "int" else str)
+            if not good:
+                raise _damaged(f"{f.name} is {str(value)[:40]!r}")
+        known = {f.name for f in fields(cls)} - {"path"}
+        return cls(**{k: v for k, v in data.items() if k in known}, path=path or Path())
+
+
+def _damaged(why: str) -> RootfsError:
+    return RootfsError(
+        f"the description of a rootfs is damaged: {why}", hint="build or import it again"
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerifyResult:
+    """A digest recomputed."""
+
+    name: str
+    expected: str
+    actual: str
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing in the tree has changed since it was stored."""
+        return self.expected == self.actual
+
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_DENIED = (errno.EACCES, errno.EPERM, errno.EROFS)
+_WRONG_KIND = (errno.ENOTDIR, errno.EEXIST, errno.EISDIR)
+_UNABLE = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.ESTALE)
+_ELSEWHERE = f"set {places.HOME_VARIABLE} to a directory on a local disk"
+
+
+def explain(error: OSError, doing: str) -> SandboxLiteError:
+    """Return the one clear error for what the kernel said while the store did `doing`."""
+    where = f" ({os.fsdecode(error.filename)})" if isinstance(error.filename, str | bytes) else ""
+    message = f"cannot {doing}: {error.strerror or error}{where}"
+    if error.errno in _FULL:
+        hint = f"free some space, remove a rootfs (sandbox-lite rootfs rm NAME), or {_ELSEWHERE}"
+        return RootfsError(message, hint=hint)
+    if error.errno in _DENIED:
+        hint = f"it must belong to the user who runs this; give it to him, or {_ELSEWHERE}"
+        return RootfsError(message, hint=hint)
+    if error.errno in _WRONG_KIND:
+        hint = f"something else stands where a directory belongs: move it away, or {_ELSEWHERE}"
+        return RootfsError(message, hint=hint)
+    if error.errno in _UNABLE:
+        return HostError(f"{message}: this file system cannot hold the store", hint=_ELSEWHERE)
+    return RootfsError(message)
+
+
+@contextmanager
+def explained(doing: str) -> Iterator[None]:
+    """Turn any OSError of the block into the one clear error of `explain`."""
+    try:
+        yield
+    except OSError as error:
+        raise explain(error, doing) from error
+
+
+class Stage:
+    """A rootfs in the making; `Store.stage` hands it out."""
+
+    def __init__(self, store: Store, name: str, path: Path, lock: int) -> None:
+        self.name = name
+        self.path = path
+        self.tree = path / "tree"
+        """The empty directory to fill."""
+        self._store = store
+        self._lock = lock
+        self._committed = False
+
+    def commit(
+        self,
+        *,
+        recipe: str = "",
+        suite: str = "",
+        env: Mapping[str, str] | None = None,
+        packages: Mapping[str, str] | None = None,
+        releases: Mapping[str, str] | None = None,
+        expected_digest: str | None = None,
+        progress: Progress | None = None,
+    ) -> RootfsInfo:
+        """Freeze the tree, compute its digest and put it in force under its name, all at once.
+
+        A rootfs of that name is replaced; sandboxes that use the old one keep it until they end.
+
+        Raises:
+            RootfsError: The digest is not the expected one, or the disk refuses.
+            SpecError: It was committed before.
+        """
+        if self._committed:
+            raise SpecError(f"rootfs {self.name!r} was committed before")
+        with explained(f"store rootfs {self.name!r}"):
+            make_readable(self.tree)
+
+            def tell(done: int, total: int) -> None:
+                if progress is not None:
+                    progress("digest", done, total, "bytes")
+
+            summary = summarize(self.tree, progress=tell)
+            if expected_digest is not None and summary.digest != expected_digest:
+                raise RootfsError(
+                    f"rootfs {self.name!r} has digest {summary.digest}, not {expected_digest}",
+                    hint="its archive is damaged or was altered; fetch it again",
+                )
+            info = RootfsInfo(
+                name=self.name,
+                digest=summary.digest,
+                size_bytes=summary.disk_bytes,
+                created=datetime.now(UTC).isoformat(timespec="seconds"),
+                recipe=recipe,
+                suite=suite,
+                env=dict(env or {}),
+                packages=dict(packages or {}),
+                releases=dict(releases or {}),
+            )
+            (self.path / "rootfs.json").write_text(info.to_json(), encoding="utf-8")
+            path = self._store._put_in_force(self.name, self.path)
+            self._committed = True
+            # from here on a rootfs like any other: sandboxes may use it while the block goes on
+            fcntl.flock(self._lock, fcntl.LOCK_SH)
+        return RootfsInfo.from_json(info.to_json(), path=path)
+
+
+class Store:
+    """Root file systems by name, in one directory. Making one touches nothing.
+
+    Args:
+        path: The directory; the user's own by default.
+    """
+
+    def __init__(self, path: Path | None = None) -> None:
+        self.path = (path or places.data_dir() / "rootfs").absolute()
+
+    def list(self) -> tuple[RootfsInfo, ...]:
+        """Return what is in the store, by name.
+
+        Raises:
+            RootfsError: The store, or one of its descriptions, cannot be read.
+        """
+        with explained(f"list the rootfs store {self.path}"):
+            if not self.path.exists():
+                return ()
+            self._check_format()
+            names = sorted(p.name for p in self.path.iterdir() if _NAME.fullmatch(p.name))
+            return tuple(self._info(name) for name in names if (self.path / name).is_symlink())
+
+    def info(self, name: str) -> RootfsInfo:
+        """Return what the store knows of one rootfs.
+
+        Raises:
+            RootfsError: There is none of that name, or it cannot be read.
+            SpecError: It is no name.
+        """
+        check_name(name)
+        with explained(f"read rootfs {name!r} in {self.path}"):
+            if not (self.path / name).is_symlink():
+                raise self._unknown(name)
+            self._check_format()
+            return self._info(name)
+
+    def resolve(self, name: str) -> Rootfs:
+        """Return the rootfs of that name, for a look; who goes on using it takes a `lease`.
+
+        Raises:
+            RootfsError: There is none of that name, or it cannot be read.
+            SpecError: It is no name.
+        """
+        if name == HOST:
+            from sandbox_lite.jail.rootfs import host
+
+            return host.make()
+        info = self.info(name)
+        return Rootfs(name=name, digest=info.digest, lowers=(info.tree,), env=info.env)
+
+    @contextmanager
+    def lease(self, name: str) -> Iterator[Rootfs]:
+        """Yield the rootfs of that name and keep its tree on disk until the block ends.
+
+        Raises:
+            RootfsError: There is none of that name, or it cannot be read.
+            SpecError: It is no name.
+        """
+        if name == HOST:
+            yield self.resolve(name)
+            return
+        check_name(name)
+        while True:
+            info = self.info(name)
+            with explained(f"use rootfs {name!r}"):
+                try:
+                    lock = os.open(info.path / "lock", os.O_RDONLY | os.O_CLOEXEC)
+                except FileNotFoundError:
+                    self._require_tree(info)
+                    continue
+            try:
+                with explained(f"use rootfs {name!r}"):
+                    # whoever holds it exclusively removes the tree: wait, then look again
+                    fcntl.flock(lock, fcntl.LOCK_SH)
+                    current = self._target(name) == info.path
+                if current:
+                    yield Rootfs(name=name, digest=info.digest, lowers=(info.tree,), env=info.env)
+                    return
+            finally:
+                os.close(lock)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[Stage]:
+        """Yield an empty tree on the store's file system, in force once it is committed.
+
+        Two at once for one name do not meet; the later commit stays. What is not committed is
+        removed at the end of the block, or swept later where the process was killed.
+
+        Raises:
+            RootfsError: The store cannot be written.
+            HostError: Its file system has no locks.
+            SpecError: It is no name, or the reserved `host`.
+        """
+        check_name(name)
+        if name == HOST:
+            raise SpecError("`host` names the host's own files and cannot be built or imported")
+        self.sweep()
+        writing = f"write to the rootfs store {self.path}"
+        path = self.path / f"{_STAGE}{name}-{secrets.token_hex(6)}"
+        lock = -1
+        try:
+            with explained(writing), self._locked():
+                path.mkdir()
+                lock = _lock(path)
+                (path / "tree").mkdir()
+                (path / "tree").chmod(0o755)
+            yield Stage(self, name, path, lock)
+        finally:
+            try:
+                with explained(f"remove the unfinished {path}"):
+                    self._discard(path)
+            finally:
+                if lock >= 0:
+                    os.close(lock)
+        self.sweep()
+
+    def remove(self, name: str) -> None:
+        """Remove one rootfs.
+
+        Raises:
+            RootfsError: There is none, a sandbox uses it, or the disk refuses.
+            SpecError: It is no name.
+        """
+        check_name(name)
+        with explained(f"remove rootfs {name!r}"):
+            if not (self.path / name).is_symlink():
+                raise self._unknown(name)
+            with self._locked():
+                path = self._target(name)
+                try:
+                    # the lock goes back at once: without its name the tree is rubbish to sweep
+                    if path.exists():
+                        os.close(_lock(path))
+                except BlockingIOError:
+                    raise RootfsError(
+                        f"rootfs {name!r} is in use by a running sandbox",
+                        hint="end that sandbox first",
+                    ) from None
+                (self.path / name).unlink()
+            self.sweep()
+
+    def verify(self, name: str, *, progress: Progress | None = None) -> VerifyResult:
+        """Recompute the digest of one rootfs and compare it with the one stored.
+
+        Raises:
+            RootfsError: There is none, or it cannot be read.
+            SpecError: It is no name.
+        """
+        expected = self.info(name).digest
+
+        def tell(done: int, total: int) -> None:
+            if progress is not None:
+                progress("digest", done, total, "bytes")
+
+        with self.lease(name) as rootfs, explained(f"verify rootfs {name!r}"):
+            summary = summarize(rootfs.lowers[0], progress=tell)
+        return VerifyResult(name=name, expected=expected, actual=summary.digest)
+
+    def sweep(self) -> None:
+        """Remove what killed builds and ended sandboxes left behind; cheap where there is nothing.
+
+        Raises:
+            RootfsError: The store cannot be written.
+        """
+        if not self.path.is_dir():
+            return
+        with explained(f"tidy the rootfs store {self.path}"):
+            rubbish: list[tuple[Path, int]] = []
+            try:
+                with self._locked():
+                    for path in self._unnamed():
+                        with suppress(BlockingIOError):
+                            rubbish.append((path, _lock(path)))
+                for path, _ in rubbish:
+                    self._discard(path)
+            finally:
+                for _, lock in rubbish:
+                    os.close(lock)
+
+    def _discard(self, path: Path) -> None:
+        """Remove a stage or tree whose lock the caller holds; one that is gone is no error."""
+        for name in ("rootfs.json", "tree"):
+            remove_tree(path / name)
+        # lock files come and go under the store's lock alone, or two sweepers would meet here
+        with self._locked():
+            remove_tree(path)
+
+    def _unnamed(self) -> Iterator[Path]:
+        for leftover in self.path.glob(f"{_LINK}*"):
+            leftover.unlink()
+        named = {self._target(p.name) for p in self.path.iterdir() if p.is_symlink()}
+        yield from self.path.glob(f"{_STAGE}*")
+        yield from (p for p in self.path.glob(f"{_TREES}/*") if p not in named)
+
+    def _put_in_force(self, name: str, stage: Path) -> Path:
+        with self._locked():
+            instance = self.path / _TREES / stage.name.removeprefix(_STAGE)
+            instance.parent.mkdir(exist_ok=True)
+            stage.rename(instance)
+            link = self.path / f"{_LINK}{secrets.token_hex(6)}"
+            try:
+                link.symlink_to(Path(_TREES) / instance.name)
+                # rename(2) over a link is atomic, over a directory with files it is refused
+                link.rename(self.path / name)
+            except OSError:
+                link.unlink(missing_ok=True)
+                instance.rename(stage)
+                raise
+        return instance
+
+    def _target(self, name: str) -> Path:
+        try:
+            return self.path / _TREES / (self.path / name).readlink().name
+        except FileNotFoundError:
+            raise self._unknown(name) from None
+
+    def _info(self, name: str) -> RootfsInfo:
+        path = self._target(name)
+        again = f"run: sandbox-lite rootfs rm {name}, then build or import it again"
+        try:
+            text = (path / "rootfs.json").read_bytes()
+        except FileNotFoundError:
+            raise RootfsError(
+                f"rootfs {name!r} is incomplete: {path} lacks its description", hint=again
+            ) from None
+        try:
+            # the name is the link's: a rootfs may be renamed by moving its link
+            return replace(RootfsInfo.from_json(text), name=name, path=path)
+        except RootfsError as error:
+            raise RootfsError(f"rootfs {name!r}: {error.message}", hint=again) from error
+
+    def _require_tree(self, info: RootfsInfo) -> None:
+        """Raise where a tree is still named but broken; a tree just replaced is no fault."""
+        with self._locked():
+            if self._target(info.name) == info.path:
+                raise RootfsError(
+                    f"rootfs {info.name!r} is incomplete: {info.path} lacks its lock",
+                    hint=f"run: sandbox-lite rootfs rm {info.name}, then build it again",
+                )
+
+    def _unknown(self, name: str) -> RootfsError:
+        hint = f"run: sandbox-lite rootfs build {name}"
+        with suppress(OSError):
+            known = sorted(p.name for p in self.path.iterdir() if p.is_symlink())
+            if known:
+                hint += f" (there are: {', '.join(known)}, {HOST})"
+        return RootfsError(f"there is no rootfs {name!r}", hint=hint)
+
+    def _check_format(self) -> None:
+        try:
+            text = (self.path / "format").read_text(encoding="ascii", errors="replace").strip()
+        except FileNotFoundError:
+            return  # an empty directory of the user's; the first write makes it a store
+        if text != str(FORMAT):
+            raise RootfsError(
+                f"the rootfs store {self.path} has format {text[:20]!r}, this program knows "
+                f"{FORMAT}",
+                hint=f"upgrade sandbox-lite, or set {places.HOME_VARIABLE} to another directory",
+            )
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        self.path.mkdir(parents=True, exist_ok=True)
+        lock = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            self._check_format()
+            version = self.path / "format"
+            if not version.exists():
+                version.write_text(f"{FORMAT}\n", encoding="ascii")
+            yield
+        finally:
+            os.close(lock)
+
+
+def check_name(name: str) -> None:
+    """Check that `name` may name a rootfs.
+
+    Raises:
+        SpecError: It may not.
+    """
+    if _NAME.fullmatch(name) is None:
+        raise SpecError(
+            f"not a rootfs name: {name!r}",
+            hint="use lower-case letters, digits, dots, dashes and underscores",
+        )
+
+
+def _lock(path: Path) -> int:
+    """Return a descriptor that locks a stage or tree; BlockingIOError where somebody has it."""
+    # read and write: NFS emulates flock with byte-range locks, which ask for it
+    descriptor = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
