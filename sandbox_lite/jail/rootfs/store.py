@@ -30,11 +30,12 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from sandbox_lite.errors import HostError, RootfsError, SandboxLiteError, SpecError
 from sandbox_lite.jail import places
-from sandbox_lite.jail.rootfs.tree import make_readable, remove_tree, summarize
-from sandbox_lite.spec import Mount
+from sandbox_lite.jail.rootfs.tree import normalize, remove_tree, summarize
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+
+    from sandbox_lite.spec import Mount
 
 FORMAT = 1
 HOST = "host"
@@ -204,6 +205,7 @@ class Stage:
         env: Mapping[str, str] | None = None,
         packages: Mapping[str, str] | None = None,
         releases: Mapping[str, str] | None = None,
+        created: str | None = None,
         expected_digest: str | None = None,
         progress: Progress | None = None,
     ) -> RootfsInfo:
@@ -218,7 +220,7 @@ class Stage:
         if self._committed:
             raise SpecError(f"rootfs {self.name!r} was committed before")
         with explained(f"store rootfs {self.name!r}"):
-            make_readable(self.tree)
+            normalize(self.tree)
 
             def tell(done: int, total: int) -> None:
                 if progress is not None:
@@ -234,7 +236,7 @@ class Stage:
                 name=self.name,
                 digest=summary.digest,
                 size_bytes=summary.disk_bytes,
-                created=datetime.now(UTC).isoformat(timespec="seconds"),
+                created=created or datetime.now(UTC).isoformat(timespec="seconds"),
                 recipe=recipe,
                 suite=suite,
                 env=dict(env or {}),
@@ -512,7 +514,11 @@ class Store:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        self.path.mkdir(parents=True, exist_ok=True)
+        if not self.path.is_dir():
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            # trees hold set-user-ID programs that belong to the builder: no other user of the host
+            # may reach them
+            self.path.mkdir(mode=0o700, exist_ok=True)
         lock = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)

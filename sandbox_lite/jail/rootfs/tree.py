@@ -5,7 +5,7 @@ behind: directories without write permission, set-user-ID files, names that are 
 """
 
 # bytes paths and descriptors, of which pathlib knows nothing:
-# ruff: noqa: PTH101, PTH115, PTH118, PTH208
+# ruff: noqa: PTH101, PTH108, PTH115, PTH118, PTH208
 
 from __future__ import annotations
 
@@ -141,10 +141,12 @@ def summarize(root: Path, *, progress: Callable[[int, int], None] | None = None)
     )
 
 
-def make_readable(root: Path) -> None:
-    """Give the owner back what some packages take away: u+rwx on directories, u+r on files.
+def normalize(root: Path) -> None:
+    """Bring a tree into the form that is stored: readable by its owner, without sockets.
 
-    Without it an ordinary user could neither hash nor remove what belongs to him.
+    Packages take u+rwx from directories and u+r from files; without them an ordinary user could
+    neither hash nor remove what belongs to him. A socket is a leftover that nobody listens on and
+    that no archive can hold.
 
     Raises:
         OSError: A permission could not be changed.
@@ -162,6 +164,9 @@ def make_readable(root: Path) -> None:
                     pending.append(item.path)
                 elif stat.S_ISREG(mode):
                     wanted |= stat.S_IRUSR
+                elif stat.S_ISSOCK(mode):
+                    os.unlink(item.path)
+                    continue
                 if wanted != mode:
                     os.chmod(item.path, stat.S_IMODE(wanted))
 
