@@ -1,0 +1,119 @@
+"""`execute_bash`: one command in the sandbox's persistent shell."""
+
+from __future__ import annotations
+
+import secrets
+from typing import TYPE_CHECKING
+
+from sandbox_lite.agent.tools.tool import Refusal, Reply, Tool, clip, readable
+from sandbox_lite.errors import FileAccessError, ShellDiedError
+from sandbox_lite.spec import Outcome
+
+if TYPE_CHECKING:
+    from sandbox_lite.agent.tools.tool import Arguments, Computer, ToolContext
+    from sandbox_lite.spec import CommandResult
+
+
+def _execute(computer: Computer, arguments: Arguments, context: ToolContext) -> Reply:
+    command = str(arguments["command"])
+    if not command.strip():
+        raise Refusal("`command` is empty. Give a bash command such as `ls -la`.")
+    if "\0" in command:
+        raise Refusal("A command cannot hold a NUL byte. Write such bytes with printf '\\0'.")
+    timeout = _timeout(arguments.get("timeout"), context)
+    try:
+        result = computer.run(command, timeout=timeout, on_output=context.on_output)
+    except ShellDiedError as error:
+        if not error.restarted:
+            raise
+        raise Refusal(
+            f"The shell died ({error.message}). A fresh one is ready; set directory and variables "
+            "again before you go on."
+        ) from error
+    return Reply(content=_text(computer, result, timeout, context), exit_code=result.exit_code)
+
+
+def _timeout(asked: object, context: ToolContext) -> float:
+    seconds = float(asked) if isinstance(asked, (int, float)) else context.timeout_seconds
+    if not 0 < seconds <= context.max_timeout_seconds:  # NaN is refused too
+        raise Refusal(
+            f"`timeout` must be above 0 and at most {context.max_timeout_seconds:g} seconds. "
+            "Start what takes longer in the background: nohup COMMAND > LOG 2>&1 &"
+        )
+    return seconds if context.seconds_left is None else max(0.1, min(seconds, context.seconds_left))
+
+
+def _text(computer: Computer, result: CommandResult, timeout: float, context: ToolContext) -> str:
+    stdout, stderr = readable(result.stdout), readable(result.stderr)
+    where = result.full_output
+    fits = all(
+        clip(text, max_lines=context.max_lines, max_bytes=context.max_bytes) == text
+        for text in (stdout, stderr)
+    )
+    if not fits and where is None:
+        where = _keep(computer, result)
+    stdout, stderr = (
+        clip(text, max_lines=context.max_lines, max_bytes=context.max_bytes, where=where)
+        for text in (stdout, stderr)
+    )
+    parts = [f"Exit code: {result.exit_code}", "[STDOUT]"]
+    parts.append(stdout.removesuffix("\n") if stdout or stderr else "(no output)")
+    if stderr:
+        parts += ["[STDERR]", stderr.removesuffix("\n")]
+    parts += [f"[NOTE] {note}" for note in _notes(result, timeout)]
+    return "\n".join(parts)
+
+
+def _keep(computer: Computer, result: CommandResult) -> str | None:
+    """Write the whole output to a file inside, for reading what is not shown."""
+    path = f"/tmp/output-{secrets.token_hex(4)}.txt"
+    try:
+        computer.files.write(path, result.merged_bytes)
+    except FileAccessError:  # a full disk must not hide what the command said
+        return None
+    return path
+
+
+def _notes(result: CommandResult, timeout: float) -> list[str]:
+    notes = []
+    if result.outcome is Outcome.TIMED_OUT:
+        notes.append(
+            f"The command was stopped after {timeout:g} s. The shell keeps its state. Give a "
+            "larger `timeout`, or run it in the background: nohup COMMAND > LOG 2>&1 &"
+        )
+    if result.outcome is Outcome.KILLED:
+        notes.append("The command was killed from outside, perhaps for want of memory.")
+    if result.restarted:
+        notes.append(
+            "The command ended the shell; a fresh one has the directory and variables back. "
+            "Put `exit` and `exec` in a script or in ( ... )."
+        )
+    if result.background:
+        place = f" to {result.full_output}" if result.full_output else ""
+        notes.append(f"A background job goes on; its further output goes{place or ' unseen'}.")
+    return notes
+
+
+TOOL = Tool(
+    name="execute_bash",
+    aliases=("bash",),
+    parameter_aliases={"cmd": "command"},
+    description=(
+        "Run a command in a persistent bash shell inside the sandbox. Directory, variables, "
+        "functions and an activated venv carry over to the next call. Standard input is empty: "
+        "use non-interactive flags. Long output is cut in the middle and the whole of it kept in a "
+        "file that is named in the observation."
+    ),
+    parameters={
+        "command": {
+            "type": "string",
+            "description": "The bash command, of any length, e.g. `python solve.py`.",
+        },
+        "timeout": {
+            "type": "number",
+            "description": "Seconds after which the command is stopped. Default: 120.",
+        },
+    },
+    required=("command",),
+    function=_execute,
+)

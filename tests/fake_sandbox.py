@@ -1,0 +1,119 @@
+"""A stand-in for `Sandbox` that runs on the host, for tests of what stands above the jail."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from sandbox_lite.errors import FileAccessError
+from sandbox_lite.spec import CommandResult, Outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FakeEntry:
+    name: str
+    kind: str
+    size_bytes: int
+
+
+class FakeFiles:
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def on_host(self, path: str) -> Path:
+        return self._root / path.lstrip("/")
+
+    def read(self, path: str) -> bytes:
+        try:
+            return self.on_host(path).read_bytes()
+        except OSError as error:
+            raise self._error("read", path, error) from error
+
+    def write(self, path: str, data: bytes | str) -> None:
+        target = self.on_host(path)
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(data.encode() if isinstance(data, str) else data)
+        except OSError as error:
+            raise self._error("write", path, error) from error
+
+    def list(self, path: str) -> Sequence[FakeEntry]:
+        try:
+            return tuple(self._entries(self.on_host(path)))
+        except OSError as error:
+            raise self._error("list", path, error) from error
+
+    @staticmethod
+    def _entries(directory: Path) -> Iterator[FakeEntry]:
+        for found in directory.iterdir():
+            kind = "symlink" if found.is_symlink() else "directory" if found.is_dir() else "file"
+            yield FakeEntry(name=found.name, kind=kind, size_bytes=found.lstat().st_size)
+
+    @staticmethod
+    def _error(verb: str, path: str, error: OSError) -> FileAccessError:
+        return FileAccessError(
+            f"could not {verb} {path}: {error.strerror}",
+            errno=error.errno or errno.EIO,
+            path=path,
+        )
+
+
+class FakeSandbox:
+    """Paths inside stand for paths below `root`; a command begins in `root`/testbed."""
+
+    def __init__(self, root: Path) -> None:
+        self.files = FakeFiles(root)
+        self.workdir = root / "testbed"
+        self.workdir.mkdir(exist_ok=True)
+        self.commands: list[str] = []
+        self.timeouts: list[float | None] = []
+        self.raises: BaseException | None = None
+        """Raised by the next command."""
+
+    def run(
+        self,
+        command: str,
+        *,
+        timeout: float | None = None,
+        on_output: Callable[[str, bytes], None] | None = None,
+    ) -> CommandResult:
+        self.commands.append(command)
+        self.timeouts.append(timeout)
+        if self.raises is not None:
+            error, self.raises = self.raises, None
+            raise error
+        process = subprocess.Popen(
+            ["bash", "-c", command],
+            cwd=self.workdir,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        )
+        outcome = Outcome.EXITED
+        try:
+            stdout, stderr = process.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            stdout, stderr = process.communicate()
+            outcome = Outcome.TIMED_OUT
+        if on_output is not None:
+            on_output("stdout", stdout)
+        code = process.returncode
+        return CommandResult(
+            command=command,
+            outcome=outcome,
+            exit_code=code if code >= 0 else 128 - code,
+            stdout_bytes=stdout,
+            stderr_bytes=stderr,
+            merged_bytes=stdout + stderr,
+            cwd=str(self.workdir),
+        )
