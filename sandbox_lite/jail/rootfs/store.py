@@ -50,7 +50,7 @@ Unit = Literal["bytes", "packages", "steps"]
 class Progress(Protocol):
     """Told how far a long step is; the command line draws it."""
 
-    def __call__(self, stage: str, done: int, total: int | None, unit: Unit) -> None:
+    def __call__(self, stage: str, done: int, total: int | None, unit: Unit, /) -> None:
         """Stage `stage` has done `done` of `total` (unknown: none)."""
 
 
