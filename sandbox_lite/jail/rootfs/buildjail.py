@@ -1,0 +1,200 @@
+"""The jail in which a rootfs is configured: its tree is the root, writable, and no overlay."""
+
+from __future__ import annotations
+
+import os
+import ssl
+from collections import deque
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sandbox_lite.errors import RootfsError
+from sandbox_lite.jail import bwrap, process, programs, seccomp
+from sandbox_lite.spec import MIB
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+_CA = "/run/ca-certificates.crt"
+_CA_VARIABLES = (
+    *("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "PIP_CERT"),
+    *("NODE_EXTRA_CA_CERTS", "GIT_SSL_CAINFO"),
+)
+_PROXY_VARIABLES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
+_INDEX_VARIABLES = ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL")
+_ENVIRONMENT = {
+    "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    "HOME": "/root",
+    "LANG": "C.UTF-8",
+    "LC_ALL": "C.UTF-8",
+    "TERM": "dumb",
+    "DEBIAN_FRONTEND": "noninteractive",
+    "DEBCONF_NONINTERACTIVE_SEEN": "true",
+    "DEBIAN_PRIORITY": "critical",
+}
+_LOG_LINES = 400
+_SHOWN_LINES = 25
+
+
+class BuildJail:
+    """Runs programs as the fake root of a tree.
+
+    Args:
+        tree: The root directory; what they write stays in it, but for `/tmp`, `/run` and `/dev`.
+    """
+
+    def __init__(self, tree: Path) -> None:
+        self.tree = tree
+
+    def run(
+        self,
+        argv: Sequence[str],
+        *,
+        doing: str,
+        network: bool = False,
+        env: Mapping[str, str] | None = None,
+        on_line: Callable[[str], None] | None = None,
+        tail_lines: int | None = _LOG_LINES,
+    ) -> str:
+        """Run a program to its end and return the tail of its output, both streams together.
+
+        Args:
+            argv: The program and its arguments.
+            doing: What for, for the error message.
+            network: Give it the host's network, resolver, proxies and certificates meanwhile.
+            env: On top of the environment of a build.
+            on_line: Called with each line as it comes.
+            tail_lines: How many lines to return at most; none returns all.
+
+        Raises:
+            RootfsError: It failed; the message ends in what it printed last.
+        """
+        tail: deque[str] = deque(maxlen=tail_lines)
+
+        def take(line: str) -> None:
+            tail.append(line)
+            if on_line is not None:
+                on_line(line)
+
+        with ExitStack() as held:
+            words, fds = self._words(argv, network, env or {}, held)
+            code = _run(words, fds, take)
+        if code != 0:
+            shown = "\n".join(list(tail)[-_SHOWN_LINES:])
+            raise RootfsError(f"could not {doing} (exit code {code}):\n{shown}".rstrip())
+        return "\n".join(tail)
+
+    def _words(
+        self, argv: Sequence[str], network: bool, env: Mapping[str, str], held: ExitStack
+    ) -> tuple[list[str], list[int]]:
+        environment = dict(_ENVIRONMENT)
+        words = [
+            str(programs.find_bwrap()),
+            *bwrap.namespaces(network_host=network),
+            *("--bind", str(self.tree), "/"),
+            *bwrap.devices(shm_bytes=256 * MIB),
+            *("--tmpfs", "/run", "--perms", "1777", "--tmpfs", "/tmp"),
+        ]
+        fds: list[int] = []
+        if network:
+            for name in ("/etc/resolv.conf", "/etc/hosts"):
+                # often a link into /run, which the jail does not have
+                source = Path(os.path.realpath(name))
+                if source.is_file() and (self.tree / name[1:]).is_file():
+                    words += ["--ro-bind", str(source), name]
+            environment |= network_environment()
+            bundle = _certificates(self.tree)
+            if bundle:
+                fds.append(held.enter_context(_memory("certificates", bundle)))
+                words += ["--ro-bind-data", str(fds[-1]), _CA]
+                environment |= dict.fromkeys(_CA_VARIABLES, _CA)
+        environment |= env
+        # in bwrap's own words a password in a proxy's or index's address would show in `ps`
+        hidden = b"".join(word.encode() + b"\0" for word in bwrap.environment(environment))
+        fds.append(held.enter_context(_memory("environment", hidden)))
+        words += ["--args", str(fds[-1])]
+        fds.append(seccomp.pipe_of("fakeroot"))
+        held.callback(os.close, fds[-1])
+        words += ["--seccomp", str(fds[-1]), *bwrap.identity(hostname="sandbox"), "--chdir", "/"]
+        return [*words, "--", *argv], fds
+
+
+@contextmanager
+def _memory(name: str, content: bytes) -> Iterator[int]:
+    with os.fdopen(os.memfd_create(name), "wb") as file:
+        file.write(content)
+        file.flush()
+        file.seek(0)
+        yield file.fileno()
+
+
+def _run(words: Sequence[str], fds: Sequence[int], take: Callable[[str], None]) -> int:
+    reader, writer = os.pipe2(os.O_CLOEXEC)
+    with os.fdopen(reader, "r", errors="replace", newline="\n") as output:
+        try:
+            # a session of its own: Ctrl-C is for us, who then end it and clean up
+            child = process.spawn(words, fds=fds, stdout=writer, stderr=writer, new_session=True)
+        finally:
+            os.close(writer)
+        try:
+            for line in output:
+                # apt and pip draw progress with carriage returns
+                take(line.rstrip("\n").rpartition("\r")[2])
+            return child.wait()
+        except BaseException:
+            child.kill()
+            child.wait()
+            # bwrap's end brings down the jail's first process and with it all others, a moment
+            # later; each holds the pipe, so its end says that nobody writes to the tree any more
+            with suppress(OSError, KeyboardInterrupt):
+                while output.read(1 << 16):
+                    pass
+            raise
+
+
+def network_environment() -> dict[str, str]:
+    """Return what of the host's environment a build's network programs need.
+
+    That is proxies and package indexes, the latter only as http and https addresses: a file
+    path of the host means nothing inside.
+    """
+    found = {}
+    for name in _PROXY_VARIABLES:
+        for spelling in (name, name.upper()):
+            if value := os.environ.get(spelling):
+                found[spelling] = value
+    for name in _INDEX_VARIABLES:
+        urls = os.environ.get(name, "").split()
+        if urls := [url for url in urls if url.startswith(("http://", "https://"))]:
+            found[name] = " ".join(urls)
+    return found
+
+
+def _certificates(tree: Path) -> bytes:
+    """Return the tree's own authorities and all that the host trusts, as PEM."""
+    bundles = []
+    with suppress(OSError):
+        bundles.append((tree / "etc/ssl/certs/ca-certificates.crt").read_bytes())
+    paths = ssl.get_default_verify_paths()
+    sources = {
+        *(Path(value) for name in _CA_VARIABLES if (value := os.environ.get(name))),
+        *(Path(file) for file in (paths.cafile, paths.openssl_cafile) if file),
+        *Path("/usr/local/share/ca-certificates").glob("*.crt"),
+    }
+    for source in sorted(sources):
+        try:
+            content = source.read_bytes()
+        except OSError:
+            continue  # named but not there, or not for us to read
+        # the public part alone: some keep a client's key in the same file
+        bundles.append(b"\n".join(_pem_certificates(content)))
+    return b"\n".join(bundles)
+
+
+def _pem_certificates(content: bytes) -> Iterator[bytes]:
+    begin, end = b"-----BEGIN CERTIFICATE-----", b"-----END CERTIFICATE-----"
+    for part in content.split(begin)[1:]:
+        body, mark, _ = part.partition(end)
+        if mark:
+            yield begin + body + end + b"\n"
