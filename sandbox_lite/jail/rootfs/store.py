@@ -311,7 +311,10 @@ class Store:
             SpecError: It is no name.
         """
         if name == HOST:
-            yield self.resolve(name)
+            from sandbox_lite.jail.rootfs import host
+
+            with host.lease() as rootfs:
+                yield rootfs
             return
         check_name(name)
         while True:
