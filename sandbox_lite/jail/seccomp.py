@@ -12,7 +12,8 @@ from typing import Literal
 
 from sandbox_lite.errors import HostError
 
-FilterName = Literal["fakeroot"]
+FilterName = Literal["fakeroot", "build"]
+"""`fakeroot`: ids and device nodes are pretended. `build`: fsync and its like are too."""
 
 _FILTERS = Path(__file__).parent / "filters"
 

@@ -114,7 +114,7 @@ class BuildJail:
         hidden = b"".join(word.encode() + b"\0" for word in bwrap.environment(environment))
         fds.append(held.enter_context(_memory("environment", hidden)))
         words += ["--args", str(fds[-1])]
-        fds.append(seccomp.pipe_of("fakeroot"))
+        fds.append(seccomp.pipe_of("build"))
         held.callback(os.close, fds[-1])
         words += ["--seccomp", str(fds[-1]), *bwrap.identity(hostname="sandbox"), "--chdir", "/"]
         return [*words, "--", *argv], fds
