@@ -6,7 +6,7 @@ import shlex
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from sandbox_lite.spec import Mount
@@ -17,7 +17,7 @@ CAPABILITIES = ("CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_SETFCAP")
 CONTROL = "/run/sandbox-lite"
 """Where the jail sees our control directory, read-only."""
 
-LOWER, UPPER, HELD_CONTROL, BWRAP = "/lower", "/upper", "/control", "/bwrap"
+LOWER, UPPER, HELD, MOUNTS = "/lower", "/upper", "/control", "/mounts"
 """Names in the outer mount namespace: the jail's mountinfo shows them instead of host paths."""
 
 
@@ -67,31 +67,36 @@ def overlay(lowers: int) -> tuple[str, ...]:
     return (*sources, "--overlay", f"{UPPER}/upper", f"{UPPER}/work", "/")
 
 
-def mount(one: Mount) -> tuple[str, ...]:
-    """Return the words for one further mount."""
+def mount(one: Mount, number: int) -> tuple[str, ...]:
+    """Return the words for one further mount, held by the outer bwrap under its number."""
     if one.mode == "tmpfs":
         size = () if one.size_bytes is None else ("--size", str(one.size_bytes))
         return (*size, "--tmpfs", one.target)
     option = "--bind" if one.mode == "bind" else "--ro-bind"
-    return (option, str(one.source), one.target)
+    return (option, f"{MOUNTS}/{number}", one.target)
 
 
 def holder(
-    *, bwrap: Path, lowers: Sequence[Path], upper: Sequence[str], libraries: Iterable[Path]
+    *, lowers: Sequence[Path], upper: Sequence[str], mounts: Sequence[Mount], control_bytes: int
 ) -> tuple[str, ...]:
     """Return the words for the outer bwrap: it holds every source under a neutral name.
 
     Binds and overlays show their source in the jail's mountinfo. In a mount namespace of their
     own the rootfs is `/lower/0` and the upper layer `/upper`, wherever they are on the host, and
-    host mounts, each of which costs every start time, are gone.
+    the host's mounts, each of which makes every start slower, are gone.
     """
-    words = ["--unshare-user", "--die-with-parent", "--proc", "/proc", "--dev-bind", "/dev", "/dev"]
-    for path in libraries:
-        words += ["--ro-bind", str(path), str(path)]
-    words += ["--ro-bind", str(bwrap), BWRAP]
+    # the kernel lets a user namespace mount a new /proc only where a whole one is visible already
+    words = ["--unshare-user", "--die-with-parent", "--bind", "/proc", "/proc"]
+    # bwrap itself works below /tmp
+    words += ["--dev-bind", "/dev", "/dev", "--dir", "/tmp"]
     for number, path in enumerate(lowers):
         words += ["--ro-bind", str(path), f"{LOWER}/{number}"]
+    for number, one in enumerate(mounts):
+        if one.source is not None:
+            option = "--bind" if one.mode == "bind" else "--ro-bind"
+            words += [option, str(one.source), f"{MOUNTS}/{number}"]
     words += upper
+    words += ["--size", str(control_bytes), "--perms", "0755", "--tmpfs", HELD]
     return tuple(words)
 
 

@@ -1,0 +1,129 @@
+"""One thin lower layer over the rootfs: host name, name servers, the host's extra certificates.
+
+A layer, not binds: packages replace `/etc/ssl/certs/ca-certificates.crt` by a rename, which the
+kernel refuses on a mount point.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+import secrets
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sandbox_lite.errors import HostError
+from sandbox_lite.jail import places
+from sandbox_lite.jail.janitor import remove_tree
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+BUNDLE = "etc/ssl/certs/ca-certificates.crt"
+_ANCHORS = ("/usr/local/share/ca-certificates", "/etc/pki/ca-trust/source/anchors")
+_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "PIP_CERT")
+_SYSTEM_BUNDLES = (
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+)
+_PEM = re.compile(rb"-----BEGIN CERTIFICATE-----\s+[A-Za-z0-9+/=\s]+-----END CERTIFICATE-----")
+_LIMIT_BYTES = 4 * 1024 * 1024
+
+
+def _certificates(data: bytes) -> Iterator[bytes]:
+    # certificates only: a private key that stands in the same file stays outside
+    for match in _PEM.finditer(data):
+        yield b"\n".join(match[0].split(b"\n")).replace(b"\r", b"").strip() + b"\n"
+
+
+def _sources() -> Iterator[Path]:
+    for anchor in _ANCHORS:
+        with contextlib.suppress(OSError):
+            yield from sorted(path for path in Path(anchor).rglob("*") if path.is_file())
+    known = {os.path.realpath(path) for path in _SYSTEM_BUNDLES}
+    for variable in _VARIABLES:
+        name = os.environ.get(variable)
+        # the distribution's own bundle is no addition of this host
+        if name and os.path.realpath(name) not in known:
+            yield Path(name)
+
+
+def extra_certificates(bundle: bytes = b"") -> tuple[bytes, ...]:
+    """Return the CA certificates, in PEM, that this host trusts beside those of a bundle."""
+    have = set(_certificates(bundle))
+    found: dict[bytes, None] = {}
+    for path in _sources():
+        with contextlib.suppress(OSError):
+            with path.open("rb") as file:
+                found.update(dict.fromkeys(_certificates(file.read(_LIMIT_BYTES))))
+    return tuple(one for one in found if one not in have)
+
+
+def trust(lowers: Sequence[Path]) -> Mapping[str, bytes]:
+    """Return the files that add the host's extra certificates to a rootfs's trust store."""
+    for lower in reversed(lowers):
+        with contextlib.suppress(OSError):
+            bundle = (lower / BUNDLE).read_bytes()
+            break
+    else:
+        bundle = b""
+    extra = extra_certificates(bundle)
+    if not extra:
+        return {}
+    files = {BUNDLE: bundle.rstrip(b"\n") + b"\n" + b"".join(extra)}
+    for number, one in enumerate(extra):
+        # where update-ca-certificates looks when a package makes the bundle anew
+        files[f"usr/local/share/ca-certificates/host-{number}.crt"] = one
+    return files
+
+
+_TRUST_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "PIP_CERT",
+                    "GIT_SSL_CAINFO", "NODE_EXTRA_CA_CERTS")  # fmt: skip
+TRUST_ENV = dict.fromkeys(_TRUST_VARIABLES, f"/{BUNDLE}")
+"""Set where the host has extra certificates: pip, uv and Node.js bring a list of their own."""
+
+
+def hosts(hostname: str) -> bytes:
+    """Return an `/etc/hosts` that knows loopback and the sandbox itself."""
+    return (
+        f"127.0.0.1 localhost\n127.0.1.1 {hostname}\n::1 localhost ip6-localhost ip6-loopback\n"
+    ).encode()
+
+
+def layer(files: Mapping[str, bytes]) -> Path:
+    """Return the directory of a lower layer with these files, made once and shared.
+
+    Raises:
+        HostError: The cache cannot be written.
+    """
+    digest = hashlib.sha256()
+    for name, data in sorted(files.items()):
+        digest.update(f"{name}\0{len(data)}\0".encode() + data)
+    base = places.cache_dir() / "layers"
+    path = base / digest.hexdigest()[:24]
+    if path.is_dir():
+        return path
+    stage = base / f".{os.getpid()}-{secrets.token_hex(4)}"
+    try:
+        for name, data in files.items():
+            target = stage / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(data)
+            target.chmod(0o644)
+        for directory in (stage, *(one for one in stage.rglob("*") if one.is_dir())):
+            directory.chmod(0o755)
+        # another start may have been quicker; then its directory is as good
+        with contextlib.suppress(OSError):
+            stage.rename(path)
+    except OSError as error:
+        raise HostError(
+            f"cannot write the cache {base}: {error.strerror}",
+            hint=f"set {places.HOME_VARIABLE} to a directory of yours with free space",
+        ) from error
+    finally:
+        remove_tree(stage)
+    return path

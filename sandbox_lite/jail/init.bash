@@ -1,0 +1,42 @@
+# Process 1 of a sandbox: starts shells and programs, says how they ended, reaps orphans.
+# Requests come on stdin, one line each; reports leave on stdout. End of file ends the sandbox.
+# No trap and no handler here: the kernel then drops every signal from inside to process 1.
+C=/run/sandbox-lite
+umask 022
+declare -A child=()
+exec 3<&0 4>&1 </dev/null >/dev/null
+printf 'ready 0 %s\n' "$BASH_VERSION" >&4
+exec 2>/dev/null
+while IFS=' ' read -r -u 3 verb key word; do
+  case $verb in
+  shell)
+    # Without job control the subshell leads no process group, so setsid need not fork and $! is
+    # the shell itself; such a child is born ignoring INT and QUIT, which the trap takes back.
+    ( trap - INT QUIT
+      cd -- "$SANDBOX_WORKDIR"
+      unset SANDBOX_WORKDIR
+      exec setsid --ctty bash --noprofile --rcfile "$C/$key/rc" --noediting -i \
+        <"/dev/pts/$word" >/dev/null 2>&1 3<&- 4>&- ) &
+    child[$key]=$!
+    printf 'started %s %s\n' "$key" "$!" >&4 ;;
+  program)
+    # Opened here, before the report: the host may close its end of stdin at once after that.
+    exec 7<"$C/$key/in"
+    set -m # a process group of its own, to be ended as one
+    ( exec <&7 >"$C/$key/out" 2>"$C/$key/$word" 3<&- 4>&- 7<&-
+      cd -- "$SANDBOX_WORKDIR"
+      unset SANDBOX_WORKDIR child
+      . "$C/$key/text" ) &
+    set +m
+    exec 7<&-
+    child[$key]=$!
+    printf 'started %s %s\n' "$key" "$!" >&4 ;;
+  kill)
+    kill -s "$word" -- "-${child[$key]}"
+    printf 'sent %s %s\n' "$key" "$?" >&4 ;;
+  wait)
+    wait "${child[$key]}"
+    printf 'ended %s %s\n' "$key" "$?" >&4
+    unset "child[$key]" ;;
+  esac
+done

@@ -1,0 +1,113 @@
+"""Removes the directories of sandboxes whose program was killed: a process that waits for its end.
+
+Run as a script it reads paths, `+path` and `-path`, from a pipe whose other end the program holds.
+The kernel closes that end however the program dies; what is still on the list is then removed, and
+the janitor ends too. It stands in a session of its own, so the program's Ctrl-C does not reach it,
+and needs nothing but the standard library.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import stat
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+_PATIENCE_SECONDS = 10.0
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a directory with all below it, also what its owner may not write or enter.
+
+    Overlay's own `work/work` has mode 000, and a model may take any bit from its directories.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        path.chmod(stat.S_IRWXU)
+    for directory, names, _ in os.walk(path):
+        for name in names:
+            below = Path(directory, name)
+            if not below.is_symlink():
+                with contextlib.suppress(FileNotFoundError):
+                    below.chmod(stat.S_IRWXU)
+    with contextlib.suppress(FileNotFoundError):
+        shutil.rmtree(path)
+
+
+class Janitor:
+    """The program's end of the pipe; one janitor serves all sandboxes of a program."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._pipe: int | None = None
+
+    def _say(self, sign: bytes, path: Path) -> None:
+        with self._lock:
+            if self._pipe is None:
+                self._pipe = _start()
+            # a janitor that was killed is not missed now: the next start sweeps
+            with contextlib.suppress(BrokenPipeError):
+                os.write(self._pipe, sign + os.fsencode(path) + b"\0")
+
+    def watch(self, path: Path) -> None:
+        """Have a directory removed when this program ends."""
+        self._say(b"+", path)
+
+    def forget(self, path: Path) -> None:
+        """Watch a directory no longer: it is gone."""
+        self._say(b"-", path)
+
+    def after_fork(self) -> None:
+        """Close the parent's pipe in a forked child, or the parent's end would go unseen."""
+        self._lock = threading.Lock()
+        if self._pipe is not None:
+            os.close(self._pipe)
+            self._pipe = None
+
+
+def _start() -> int:
+    reader, writer = os.pipe2(os.O_CLOEXEC)
+    try:
+        process = subprocess.Popen(
+            [sys.executable, "-I", "-S", str(Path(__file__))],
+            stdin=reader,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env={},
+            cwd="/",
+            start_new_session=True,
+        )
+    except BaseException:
+        os.close(writer)
+        raise
+    finally:
+        os.close(reader)
+    # it outlives us by design, so nobody will wait for it; this keeps Popen from complaining
+    process.returncode = 0
+    return writer
+
+
+def _serve() -> None:
+    watched: set[bytes] = set()
+    rest = b""
+    while data := os.read(0, 65536):
+        *lines, rest = (rest + data).split(b"\0")
+        for line in lines:
+            change = watched.add if line[:1] == b"+" else watched.discard
+            change(line[1:])
+    deadline = time.monotonic() + _PATIENCE_SECONDS
+    while watched and time.monotonic() < deadline:
+        for path in list(watched):
+            # the jail's last processes may still write while the kernel ends them
+            with contextlib.suppress(OSError):
+                remove_tree(Path(os.fsdecode(path)))
+            if not Path(os.fsdecode(path)).exists():
+                watched.discard(path)
+
+
+if __name__ == "__main__":
+    _serve()

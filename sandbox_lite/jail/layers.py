@@ -1,0 +1,95 @@
+"""The upper layer of a sandbox's overlay: where it is, how large it may grow, who removes it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from typing import TYPE_CHECKING, Literal
+
+from sandbox_lite.errors import HostError
+from sandbox_lite.jail import places
+from sandbox_lite.jail.bwrap import UPPER
+from sandbox_lite.jail.janitor import Janitor, remove_tree
+from sandbox_lite.jail.owner import Owner
+from sandbox_lite.spec import ArgvPart
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+_OWNER = "owner.json"
+_janitor = Janitor()
+os.register_at_fork(after_in_child=_janitor.after_fork)
+
+
+def tmpfs_upper(size_bytes: int) -> ArgvPart:
+    """Return the part for an upper layer in a tmpfs that only this sandbox's mounts hold.
+
+    bwrap's own temporary overlay has no size: one `dd` could fill half of the host's memory.
+    """
+    return ArgvPart(
+        outer=(
+            "--size", str(size_bytes), "--perms", "0755", "--tmpfs", UPPER,
+            "--dir", f"{UPPER}/upper", "--dir", f"{UPPER}/work",
+        )
+    )  # fmt: skip
+
+
+@contextlib.contextmanager
+def directory_upper() -> Iterator[ArgvPart]:
+    """Yield the part for an upper layer in a directory, which goes with the sandbox.
+
+    Raises:
+        HostError: The directory cannot be made.
+    """
+    base = places.run_dir()
+    path = base / f"{os.getpid()}-{secrets.token_hex(6)}"
+    try:
+        path.mkdir(parents=True, mode=0o700)
+    except OSError as error:
+        raise HostError(
+            f"cannot make a directory for the sandbox's files: {path}: {error.strerror}",
+            hint=f"set {places.HOME_VARIABLE} to a directory of yours on a local disk",
+        ) from error
+    try:
+        # the owner first: a sweep at this moment must see who it is
+        (path / _OWNER).write_text(Owner.current().to_json())
+        _janitor.watch(path)
+        (path / "upper").mkdir(mode=0o755)
+        (path / "work").mkdir()
+        yield ArgvPart(outer=("--bind", str(path), UPPER))
+    finally:
+        remove_tree(path)
+        _janitor.forget(path)
+
+
+def upper(
+    kind: Literal["tmpfs", "directory"], size_bytes: int
+) -> contextlib.AbstractContextManager[ArgvPart]:
+    """Return the context manager of an upper layer of that kind."""
+    if kind == "tmpfs":
+        return contextlib.nullcontext(tmpfs_upper(size_bytes))
+    return directory_upper()
+
+
+def sweep() -> int:
+    """Remove directories whose owner is gone; return how many there were."""
+    removed = 0
+    with contextlib.suppress(FileNotFoundError):
+        for path in places.run_dir().iterdir():
+            if _is_orphan(path):
+                remove_tree(path)
+                removed += 1
+    return removed
+
+
+def _is_orphan(path: Path) -> bool:
+    try:
+        return not Owner.from_json((path / _OWNER).read_text()).alive()
+    except (FileNotFoundError, ValueError):
+        # made this very moment, or torn by a crash in it: the pid in the name decides
+        pid = path.name.partition("-")[0]
+        return not (pid.isdigit() and os.path.exists(f"/proc/{pid}"))  # noqa: PTH110  # /proc
+    except OSError:
+        return False

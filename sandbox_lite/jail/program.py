@@ -1,0 +1,226 @@
+"""Programs beside the shell, at the same time and in the same jail: exact on all three streams."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import select
+import signal
+import time
+from typing import TYPE_CHECKING
+
+from sandbox_lite.errors import SpecError
+from sandbox_lite.jail.capture import Output, Spool
+from sandbox_lite.jail.pump import Pump
+from sandbox_lite.jail.supervisor import make_fifo, write_file
+from sandbox_lite.spec import CommandResult, Outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from sandbox_lite.jail.pump import Drainer
+    from sandbox_lite.jail.supervisor import Child, Supervisor
+
+_GRACE_SECONDS = 0.2
+_KILL_SECONDS = 30.0
+
+
+def _quoted(word: str | bytes) -> bytes:
+    raw = os.fsencode(word) if isinstance(word, str) else word
+    if b"\0" in raw:
+        raise SpecError("an argument holds a NUL byte")
+    return b"'" + raw.replace(b"'", b"'\\''") + b"'"
+
+
+def text_of(argv: Sequence[str | bytes], env: Mapping[str, str] | None, cwd: str | None) -> bytes:
+    """Return the lines by which process 1's subshell becomes the program.
+
+    Raises:
+        SpecError: No program is named, a name is no variable's, or a NUL byte stands somewhere.
+    """
+    if not argv:
+        raise SpecError("exec needs a program to start")
+    lines = [b"cd -- " + _quoted(cwd) + b" || exit 126"] if cwd is not None else []
+    for name, value in (env or {}).items():
+        if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name) is None:
+            raise SpecError(f"not an environment variable: {name!r}")
+        lines.append(b"export " + name.encode() + b"=" + _quoted(value))
+    # -- is taken by exec itself, so a program's name may begin with a dash
+    lines.append(b"exec -- " + b" ".join(_quoted(word) for word in argv))
+    return b"\n".join(lines) + b"\n"
+
+
+class _Input:
+    """Feeds bytes to a FIFO as far as its reader takes them."""
+
+    def __init__(self, fd: int, data: bytes) -> None:
+        self.fd: int | None = fd
+        self._view = memoryview(data)
+
+    def push(self) -> None:
+        if self.fd is None:
+            return
+        try:
+            while self._view:
+                self._view = self._view[os.write(self.fd, self._view[: 1 << 16]) :]
+        except BlockingIOError:
+            return
+        except BrokenPipeError:
+            self._view = self._view[:0]
+        self.close()
+
+    def close(self) -> None:
+        if self.fd is not None:
+            os.close(self.fd)
+            self.fd = None
+
+
+class Program:
+    """One program of `Sandbox.exec` from its start to its end."""
+
+    def __init__(
+        self, supervisor: Supervisor, drainer: Drainer, *, key: str, output_bytes: int
+    ) -> None:
+        self._supervisor = supervisor
+        self._drainer = drainer
+        self._key = key
+        self._output_bytes = output_bytes
+        self._ended = False
+
+    def run(
+        self,
+        argv: Sequence[str | bytes],
+        *,
+        text: bytes,
+        stdin: bytes | None,
+        timeout: float | None,
+        on_output: Callable[[str, bytes], None] | None = None,
+    ) -> CommandResult:
+        """Start the program, feed it, and wait for its end."""
+        started = time.monotonic()
+        spool = self._spool()
+        pump = Pump(Output(self._output_bytes, spool, on_output))
+        with self._directory() as directory, contextlib.closing(pump):
+            write_file(directory, "text", text)
+            reader = make_fifo(directory, "in", os.O_RDWR)
+            try:
+                for stream in ("stdout", "stderr"):
+                    name = "out" if stream == "stdout" else "err"
+                    pump.stream(make_fifo(directory, name, os.O_RDONLY), stream)
+                child = self._supervisor.start_program(self._key, "err")
+                # the program holds its end by now: as plain writers we see when it goes away
+                flags = os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC
+                feed = _Input(_open_writer(directory, flags, reader), stdin or b"")
+            finally:
+                os.close(reader)
+            with contextlib.closing(feed):
+                return self._wait(child, pump, feed, argv, started, timeout)
+
+    @contextlib.contextmanager
+    def _directory(self) -> Iterator[int]:
+        directory = self._supervisor.control.directory(self._key)
+        try:
+            yield directory
+        finally:
+            os.close(directory)
+            self._supervisor.control.remove(self._key)
+
+    def _spool(self) -> Spool:
+        name = f"output-{self._key}.txt"
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
+        control = self._supervisor.control
+        return Spool(
+            self._supervisor.where(name), lambda: os.open(name, flags, 0o644, dir_fd=control.fd)
+        )
+
+    def _wait(
+        self,
+        child: Child,
+        pump: Pump,
+        feed: _Input,
+        argv: Sequence[str | bytes],
+        started: float,
+        timeout: float | None,
+    ) -> CommandResult:
+        def ended() -> None:
+            self._ended = True
+
+        def push() -> None:
+            fd = feed.fd
+            feed.push()
+            if feed.fd is None and fd is not None:
+                pump.unwatch(fd)
+
+        self._ended = child.pidfd is None
+        try:
+            if child.pidfd is not None:
+                pump.watch(child.pidfd, ended)
+            if feed.fd is not None:
+                pump.watch(feed.fd, push, select.POLLOUT)
+            deadline = None if timeout is None else started + timeout
+            in_time = True
+            try:
+                in_time = self._until(pump, deadline)
+            finally:
+                # also when the caller's callback raised or Ctrl-C came
+                if not self._ended:
+                    self._end(child, pump)
+        finally:
+            if child.pidfd is not None:
+                os.close(child.pidfd)
+        return self._result(child, pump, argv, started, in_time=in_time)
+
+    def _until(self, pump: Pump, deadline: float | None) -> bool:
+        while not self._ended:
+            left = None if deadline is None else deadline - time.monotonic()
+            if left is not None and left <= 0:
+                return False
+            pump.turn(left)
+        return True
+
+    def _end(self, child: Child, pump: Pump) -> None:
+        for number, grace in ((signal.SIGTERM, _GRACE_SECONDS), (signal.SIGKILL, _KILL_SECONDS)):
+            self._supervisor.kill(child, number)
+            if self._until(pump, time.monotonic() + grace):
+                # what the group's leader left behind ends with it
+                self._supervisor.kill(child, signal.SIGKILL)
+                return
+
+    def _result(
+        self,
+        child: Child,
+        pump: Pump,
+        argv: Sequence[str | bytes],
+        started: float,
+        *,
+        in_time: bool,
+    ) -> CommandResult:
+        output = pump.output
+        background = pump.settle()
+        if background:
+            output.spool_all()
+            pump.hand_over(self._drainer)
+        else:
+            output.spool.close()
+        words = (os.fsdecode(word) if isinstance(word, bytes) else word for word in argv)
+        return CommandResult(
+            command=" ".join(words),
+            outcome=Outcome.EXITED if in_time else Outcome.TIMED_OUT,
+            exit_code=self._supervisor.exit_code(child),
+            stdout_bytes=output.text("stdout"),
+            stderr_bytes=output.text("stderr"),
+            merged_bytes=output.text("merged"),
+            dropped_bytes=output.merged.missing_bytes,
+            full_output=output.spool.path if output.spool.started else None,
+            seconds=time.monotonic() - started,
+            background=background,
+        )
+
+
+def _open_writer(directory: int, flags: int, fallback: int) -> int:
+    try:
+        return os.open("in", flags, dir_fd=directory)
+    except OSError:
+        # ENXIO: the program has ended and with it the last reader; a pipe to nowhere will do
+        return os.dup(fallback)

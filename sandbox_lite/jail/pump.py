@@ -1,0 +1,167 @@
+"""Move bytes from descriptors into an `Output`: by the caller while it waits, by a thread after."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import select
+import threading
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sandbox_lite.jail.capture import Output
+
+CHUNK_BYTES = 256 * 1024
+
+
+def read_ready(fd: int) -> bytes | None:
+    """Return what is there now: bytes, `b""` at end of file, None where more may still come."""
+    try:
+        return os.read(fd, CHUNK_BYTES)
+    except BlockingIOError:
+        return None
+    except OSError:
+        # a pseudo-terminal's master says EIO when its last slave is closed
+        return b""
+
+
+class Pump:
+    """The streams of one command, and whatever else its caller watches meanwhile."""
+
+    def __init__(self, output: Output) -> None:
+        self.output = output
+        self._poll = select.poll()
+        self._streams: dict[int, str] = {}
+        self._watched: dict[int, Callable[[], None]] = {}
+
+    def stream(self, fd: int, name: str) -> None:
+        """Own a descriptor and feed what it gives to the output."""
+        self._streams[fd] = name
+        self._poll.register(fd, select.POLLIN)
+
+    def watch(self, fd: int, action: Callable[[], None], events: int = select.POLLIN) -> None:
+        """Call `action` whenever a descriptor of somebody else's is ready."""
+        self._watched[fd] = action
+        self._poll.register(fd, events)
+
+    def unwatch(self, fd: int) -> None:
+        """Watch a descriptor no longer."""
+        if self._watched.pop(fd, None) is not None:
+            self._poll.unregister(fd)
+
+    def turn(self, seconds: float | None) -> None:
+        """Wait until something is ready, at most so long, and deal with all that is."""
+        wait = None if seconds is None else max(0.0, seconds * 1000)
+        for fd, _ in self._poll.poll(wait):
+            if fd in self._streams:
+                self._read(fd)
+            elif fd in self._watched:
+                self._watched[fd]()
+
+    def _read(self, fd: int) -> bool:
+        data = read_ready(fd)
+        if data:
+            self.output.feed(self._streams[fd], data)
+            return True
+        if data == b"":
+            self._drop(fd)
+        return False
+
+    def _drop(self, fd: int) -> None:
+        del self._streams[fd]
+        self._poll.unregister(fd)
+        os.close(fd)
+
+    def settle(self) -> bool:
+        """Take what the ended command left in its pipes; whether somebody still holds them.
+
+        What it wrote is in the pipe by now, so no more than a pipe's capacity is waited for: a
+        background job that writes without end does not hold the call.
+        """
+        for fd in list(self._streams):
+            left = fcntl.fcntl(fd, fcntl.F_GETPIPE_SZ)
+            while left > 0 and fd in self._streams:
+                data = read_ready(fd)
+                if data is None:
+                    break
+                if data == b"":
+                    self._drop(fd)
+                    break
+                self.output.feed(self._streams[fd], data)
+                left -= len(data)
+        return bool(self._streams)
+
+    def hand_over(self, drainer: Drainer) -> None:
+        """Leave the streams to the drainer, which reads them until their last writer is gone."""
+        drainer.adopt(tuple(self._streams), self.output)
+        self._streams.clear()
+
+    def close(self) -> None:
+        """Close the streams that are still held."""
+        for fd in self._streams:
+            os.close(fd)
+        self._streams.clear()
+
+
+class Drainer:
+    """One thread that reads what background jobs write, so that none of them blocks."""
+
+    def __init__(self) -> None:
+        self._epoll = select.epoll()
+        self._outputs: dict[int, Output] = {}
+        self._lock = threading.Lock()
+        self._wake, self._waker = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._epoll.register(self._wake, select.EPOLLIN)
+        self._closed = False
+        self._thread: threading.Thread | None = None
+
+    def adopt(self, fds: tuple[int, ...], output: Output) -> None:
+        """Own these descriptors, which all feed one output."""
+        with self._lock:
+            for fd in fds:
+                self._outputs[fd] = output
+                self._epoll.register(fd, select.EPOLLIN)
+            if self._thread is None:
+                self._thread = threading.Thread(
+                    target=self._serve, name="sandbox-lite drainer", daemon=True
+                )
+                self._thread.start()
+
+    def _serve(self) -> None:
+        while not self._closed:
+            for fd, _ in self._epoll.poll():
+                if fd != self._wake:
+                    self._read(fd)
+
+    def _read(self, fd: int) -> None:
+        data = read_ready(fd)
+        with self._lock:
+            output = self._outputs.get(fd)
+            if output is None:
+                return
+            if data:
+                output.feed_late(data)
+            elif data == b"":
+                self._epoll.unregister(fd)
+                del self._outputs[fd]
+                os.close(fd)
+                if output not in self._outputs.values():
+                    output.spool.close()
+
+    def close(self) -> None:
+        """End the thread and close every descriptor."""
+        self._closed = True
+        with contextlib.suppress(BlockingIOError):
+            os.write(self._waker, b"x")
+        if self._thread is not None:
+            self._thread.join()
+        for fd, output in self._outputs.items():
+            os.close(fd)
+            output.spool.close()
+        self._outputs.clear()
+        self._epoll.close()
+        os.close(self._wake)
+        os.close(self._waker)

@@ -1,0 +1,229 @@
+"""The host's end of process 1: its control directory, requests and reports, and child pids."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import importlib.resources
+import os
+import select
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sandbox_lite.errors import LaunchError, SandboxClosedError
+from sandbox_lite.jail.bwrap import CONTROL
+
+if TYPE_CHECKING:
+    import signal
+    from collections.abc import Iterator
+
+ANSWER_SECONDS = 30.0
+"""Process 1 answers in microseconds; on a host out of memory or cpu it may take longer."""
+
+_LINE_LIMIT = 4096
+_TIOCSPTLCK, _TIOCGPTN = 0x40045431, 0x80045430  # ioctl_tty(2); the same on x86-64 and aarch64
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+
+
+def script(name: str) -> str:
+    """Return one of our bash files without its comments, which the jail need not see."""
+    text = importlib.resources.files("sandbox_lite.jail").joinpath(name).read_text()
+    return "".join(
+        line for line in text.splitlines(keepends=True) if not line.lstrip().startswith("#")
+    )
+
+
+class Control:
+    """The control directory: a tmpfs that the jail sees read-only and we write."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+
+    def directory(self, name: str) -> int:
+        """Make a directory and return a descriptor of it."""
+        os.mkdir(name, 0o700, dir_fd=self.fd)
+        return os.open(name, _DIRECTORY | os.O_NOFOLLOW, dir_fd=self.fd)
+
+    def remove(self, name: str) -> None:
+        """Remove a directory with the files in it; ours never hold directories."""
+        flags = _DIRECTORY | os.O_NOFOLLOW
+        with contextlib.suppress(OSError):
+            fd = os.open(name, flags, dir_fd=self.fd)
+            try:
+                for entry in os.listdir(fd):
+                    os.unlink(entry, dir_fd=fd)
+            finally:
+                os.close(fd)
+            os.rmdir(name, dir_fd=self.fd)
+
+    def close(self) -> None:
+        """Let go of the directory."""
+        os.close(self.fd)
+
+
+def write_file(directory: int, name: str, data: bytes) -> None:
+    """Write a small file into a control directory."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
+    fd = os.open(name, flags, 0o600, dir_fd=directory)
+    try:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(fd, view) :]
+    finally:
+        os.close(fd)
+
+
+def make_fifo(directory: int, name: str, flags: int) -> int:
+    """Make a FIFO in a control directory and open it.
+
+    For reading, non-blocking: the open then does not wait for a writer: fifo(7). With O_RDWR it
+    has a reader and a writer at once, so neither end of file nor EPIPE comes while we hold it.
+    """
+    os.mkfifo(name, 0o600, dir_fd=directory)
+    return os.open(name, flags | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Child:
+    """A shell or program that process 1 started."""
+
+    key: str
+    pidfd: int | None
+    """None where it ended before we could look."""
+
+
+class Supervisor:
+    """Talks to process 1; one request at a time, answered at once."""
+
+    def __init__(self, *, requests: int, reports: int, pid: int, control: Control) -> None:
+        self._requests = requests
+        self._reports = reports
+        self.pid = pid
+        """Host pid of process 1."""
+        self.control = control
+        self._lock = threading.Lock()
+        self._buffer = b""
+        self._owner = os.getpid()
+        self._closed = False
+
+    def check_open(self) -> None:
+        """Raise unless the sandbox is open in this very process.
+
+        Raises:
+            SandboxClosedError: It was closed, or belongs to the process that forked us.
+        """
+        if self._closed:
+            raise SandboxClosedError("the sandbox is closed")
+        if self._owner != os.getpid():
+            raise SandboxClosedError(
+                "the sandbox belongs to the process that opened it",
+                hint="open a sandbox of its own after os.fork or in the multiprocessing worker",
+            )
+
+    def await_ready(self, timeout: float) -> None:
+        """Wait until process 1 runs.
+
+        Raises:
+            LaunchError: It ended, or said nothing in time.
+        """
+        self._answer("ready", "0", time.monotonic() + timeout)
+
+    def _read_line(self, deadline: float) -> str:
+        while b"\n" not in self._buffer:
+            poll = select.poll()
+            poll.register(self._reports, select.POLLIN)
+            left = deadline - time.monotonic()
+            if left <= 0 or not poll.poll(left * 1000):
+                raise LaunchError("process 1 of the sandbox does not answer")
+            data = os.read(self._reports, 65536)
+            if not data:
+                raise LaunchError("process 1 of the sandbox has ended")
+            # what stands here can be written from inside too: never let it grow
+            self._buffer = (self._buffer + data)[-_LINE_LIMIT * 16 :]
+        line, _, self._buffer = self._buffer.partition(b"\n")
+        return line[:_LINE_LIMIT].decode(errors="replace")
+
+    def _answer(self, verb: str, key: str, deadline: float) -> str:
+        while True:
+            words = self._read_line(deadline).split(" ", 2)
+            if words[:2] == [verb, key]:
+                return words[2] if len(words) > 2 else ""
+
+    def _ask(self, request: str, verb: str, key: str) -> str:
+        with self._lock:
+            self.check_open()
+            try:
+                os.write(self._requests, request.encode() + b"\n")
+            except BrokenPipeError:
+                raise LaunchError("process 1 of the sandbox has ended") from None
+            return self._answer(verb, key, time.monotonic() + ANSWER_SECONDS)
+
+    def _start(self, request: str, key: str) -> Child:
+        inside = self._ask(request, "started", key)
+        if not inside.isdigit():
+            raise LaunchError(f"process 1 of the sandbox could not start {key}")
+        return Child(key=key, pidfd=self._open_child(int(inside)))
+
+    def start_shell(self, key: str, terminal: int) -> Child:
+        """Start a persistent bash on the jail's pseudo-terminal of that number."""
+        return self._start(f"shell {key} {terminal}", key)
+
+    def start_program(self, key: str, stderr: str) -> Child:
+        """Start the program whose text and FIFOs lie in the control directory `key`."""
+        return self._start(f"program {key} {stderr}", key)
+
+    def kill(self, child: Child, number: signal.Signals) -> None:
+        """Signal a program's process group, from inside, where no foreign pid can be hit."""
+        self._ask(f"kill {child.key} {number.name.removeprefix('SIG')}", "sent", child.key)
+
+    def exit_code(self, child: Child) -> int:
+        """Return how a child ended, as bash has it; the child must have ended."""
+        text = self._ask(f"wait {child.key}", "ended", child.key)
+        return int(text) if text.isdigit() else 255
+
+    def _open_child(self, inside: int) -> int | None:
+        for pid in self._children():
+            with contextlib.suppress(OSError):
+                pidfd = os.pidfd_open(pid)
+                # read after the descriptor is held: the pid cannot have changed hands since
+                if _inner_pid(pid) == inside:
+                    return pidfd
+                os.close(pidfd)
+        return None
+
+    def _children(self) -> Iterator[int]:
+        with contextlib.suppress(OSError):
+            text = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text()
+            yield from (int(word) for word in reversed(text.split()))
+
+    def open_terminal(self) -> tuple[int, int]:
+        """Return the master of a new pseudo-terminal of the jail, and its number inside."""
+        path = f"/proc/{self.pid}/root/dev/pts/ptmx"
+        master = os.open(path, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        unlock = bytearray(4)
+        fcntl.ioctl(master, _TIOCSPTLCK, unlock)
+        number = bytearray(4)
+        fcntl.ioctl(master, _TIOCGPTN, number)
+        return master, int.from_bytes(number, "little")
+
+    def where(self, *parts: str) -> str:
+        """Return the path inside of something in the control directory."""
+        return "/".join((CONTROL, *parts))
+
+    def close(self) -> None:
+        """Let process 1 go: end of file on its requests ends the sandbox."""
+        if not self._closed:
+            self._closed = True
+            os.close(self._requests)
+            os.close(self._reports)
+            self.control.close()
+
+
+def _inner_pid(pid: int) -> int | None:
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("NSpid:"):
+            return int(line.split()[-1])
+    return None
