@@ -145,6 +145,7 @@ class _Build:
             [*index.essential(), "apt", "ca-certificates", *self.recipe.bootstrap]
         )
         self._bootstrap(first, own, older)
+        self._script(self.recipe.prepare, "run the recipe's `prepare`")
         self._install()
         self._script(self.recipe.configure, "run the recipe's `configure`")
         self._pip()

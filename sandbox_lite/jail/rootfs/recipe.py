@@ -44,6 +44,8 @@ class Recipe:
     keyring: Path = KEYRING
     bootstrap: tuple[str, ...] = ()
     """Unpacked together with the essential set, apt and ca-certificates."""
+    prepare: str = ""
+    """Shell script inside the jail, without network, before the packages."""
     packages: tuple[str, ...] = ()
     """Installed by apt inside the jail, without recommended ones."""
     older: OlderSuite | None = None
