@@ -209,6 +209,9 @@ class Sandbox:
             process = spawn(
                 self._argv, fds=(*fds, *upper.fds),
                 stdin=requests_read.fd, stdout=reports_write.fd, stderr=errors_write.fd,
+                # Ctrl-C of a terminal goes to every process of the foreground group: it is ours
+                # to interrupt the command, and the sandbox must outlive it
+                new_session=True,
             )  # fmt: skip
             stack.callback(_reap, process)
             try:
