@@ -21,18 +21,21 @@ if TYPE_CHECKING:
 class FakeEntry:
     name: str
     kind: str
-    size_bytes: int
 
 
 class FakeFiles:
     def __init__(self, root: Path) -> None:
         self._root = root
+        self.fail_once = False
+        """The next write cuts its file short and finds no space."""
 
     def on_host(self, path: str) -> Path:
         return self._root / path.lstrip("/")
 
-    def read(self, path: str) -> bytes:
+    def read(self, path: str, *, max_bytes: int | None = None) -> bytes:
         try:
+            if max_bytes is not None and self.on_host(path).stat().st_size > max_bytes:
+                raise OSError(errno.EFBIG, "it is too long")
             return self.on_host(path).read_bytes()
         except OSError as error:
             raise self._error("read", path, error) from error
@@ -41,6 +44,10 @@ class FakeFiles:
         target = self.on_host(path)
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
+            if self.fail_once:
+                self.fail_once = False
+                target.write_bytes(b"")
+                raise OSError(errno.ENOSPC, "No space left on device")
             target.write_bytes(data.encode() if isinstance(data, str) else data)
         except OSError as error:
             raise self._error("write", path, error) from error
@@ -55,7 +62,7 @@ class FakeFiles:
     def _entries(directory: Path) -> Iterator[FakeEntry]:
         for found in directory.iterdir():
             kind = "symlink" if found.is_symlink() else "directory" if found.is_dir() else "file"
-            yield FakeEntry(name=found.name, kind=kind, size_bytes=found.lstat().st_size)
+            yield FakeEntry(name=found.name, kind=kind)
 
     @staticmethod
     def _error(verb: str, path: str, error: OSError) -> FileAccessError:

@@ -51,10 +51,20 @@ def test_create_shows_the_file(sandbox: FakeSandbox) -> None:
 
 
 def test_create_refuses_a_directory_and_a_missing_text(sandbox: FakeSandbox) -> None:
-    assert "is a directory" in edit(sandbox, "create", "/testbed", file_text="")
+    assert "Is a directory" in edit(sandbox, "create", "/testbed", file_text="")
     assert "is a directory" in edit(sandbox, "create", "/testbed/x/", file_text="")
     assert "needs `file_text`" in edit(sandbox, "create")
     assert "File name too long" in edit(sandbox, "create", "/x" * 4000, file_text="")
+
+
+def test_full_disk_leaves_the_file_as_it_was(sandbox: FakeSandbox) -> None:
+    sandbox.files.write(PATH, "precious\n")
+    sandbox.files.fail_once = True
+    assert "No space" in edit(sandbox, "str_replace", old_str="precious", new_str="x" * 100)
+    assert sandbox.files.read(PATH) == b"precious\n"
+    sandbox.files.fail_once = True
+    assert "No space" in edit(sandbox, "create", file_text="x" * 100)
+    assert sandbox.files.read(PATH) == b"precious\n"
 
 
 def test_view_numbers_lines_as_cat_does(sandbox: FakeSandbox) -> None:
@@ -105,7 +115,7 @@ def test_view_stops_at_whole_lines_and_says_where_to_go_on(sandbox: FakeSandbox)
 def test_huge_file_is_refused_unread(sandbox: FakeSandbox) -> None:
     with sandbox.files.on_host(PATH).open("wb") as file:
         file.truncate(10 * 1024**3)
-    assert "too large for the editor (10.0 GiB)" in edit(sandbox, "view")
+    assert "longer than 16.0 MiB, too long for the editor" in edit(sandbox, "view")
 
 
 def test_view_of_a_directory_lists_two_levels(sandbox: FakeSandbox) -> None:
@@ -119,7 +129,7 @@ def test_view_of_a_directory_lists_two_levels(sandbox: FakeSandbox) -> None:
         "/testbed/b/c",
         "/testbed/loop",
     ]
-    assert "Leave it out" in edit(sandbox, "view", "/testbed", view_range=[1, 2])
+    assert "leave `view_range` out" in edit(sandbox, "view", "/testbed", view_range=[1, 2])
 
 
 @pytest.mark.parametrize(

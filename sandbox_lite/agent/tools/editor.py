@@ -6,6 +6,7 @@ an edit elsewhere in the file leaves them alone; line endings stay what they wer
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import posixpath
 import re
@@ -38,15 +39,17 @@ def _edit(computer: Computer, arguments: Arguments, context: ToolContext) -> Rep
 
 def _read(computer: Computer, path: str, context: ToolContext) -> str:
     try:
-        _refuse_huge(computer, path, context)
-        data = computer.files.read(path)
+        data = computer.files.read(path, max_bytes=context.max_file_bytes)
     except FileAccessError as error:
         if error.errno in (errno.ENOENT, errno.ENOTDIR):
             raise Refusal(
                 f"{path} does not exist. `view` its directory, or make the file with `create`."
             ) from error
-        if error.errno == errno.EISDIR:
-            raise Refusal(f"{path} is a directory. Name a file in it.") from error
+        if error.errno == errno.EFBIG:
+            raise Refusal(
+                f"{path} is longer than {format_size(context.max_file_bytes)}, too long for the "
+                "editor. Use execute_bash with `sed -n 'FIRST,LASTp'`, `grep -n` or a program."
+            ) from error
         raise
     if b"\0" in data:
         raise Refusal(
@@ -54,18 +57,6 @@ def _read(computer: Computer, path: str, context: ToolContext) -> str:
             "with execute_bash: `file`, `xxd | head`, or a program that knows the format."
         )
     return data.decode(errors="surrogateescape")
-
-
-def _refuse_huge(computer: Computer, path: str, context: ToolContext) -> None:
-    directory, name = posixpath.split(posixpath.normpath(path))
-    size = next(
-        (entry.size_bytes for entry in computer.files.list(directory) if entry.name == name), 0
-    )
-    if size > context.max_file_bytes:
-        raise Refusal(
-            f"{path} is too large for the editor ({format_size(size)}). Use execute_bash with "
-            "`head`, `sed -n 'FIRST,LASTp'`, `grep -n` or a program."
-        )
 
 
 def _lines(text: str) -> list[str]:
@@ -101,11 +92,14 @@ def _cut(lines: list[str], first: int, context: ToolContext) -> str:
 
 def _view(computer: Computer, path: str, arguments: Arguments, context: ToolContext) -> str:
     view_range = arguments.get("view_range")
-    if _is_directory(computer, path):
+    try:
+        lines = _lines(_read(computer, path, context))
+    except FileAccessError as error:
+        if error.errno != errno.EISDIR:
+            raise
         if view_range is not None:
-            raise Refusal(f"{path} is a directory; `view_range` is for files. Leave it out.")
+            raise Refusal(f"{path} is a directory; leave `view_range` out.") from error
         return _listing(computer, path)
-    lines = _lines(_read(computer, path, context))
     first, last, note = 1, len(lines), ""
     if isinstance(view_range, list):
         first, last, note = _range(view_range, len(lines))
@@ -129,16 +123,6 @@ def _range(view_range: list[int], count: int) -> tuple[int, int, str]:
     return first, min(last, count), note
 
 
-def _is_directory(computer: Computer, path: str) -> bool:
-    try:
-        computer.files.list(path)
-    except FileAccessError as error:
-        if error.errno in (errno.ENOTDIR, errno.ENOENT, errno.ELOOP):
-            return False
-        raise
-    return True
-
-
 def _listing(computer: Computer, path: str) -> str:
     found = [path]
     for entry in _visible(computer, path):
@@ -153,7 +137,7 @@ def _listing(computer: Computer, path: str) -> str:
     )
     return (
         f"Here's the files and directories up to 2 levels deep in {path}, excluding hidden:\n"
-        + "\n".join(found[:MAX_ENTRIES])
+        + "\n".join(found[:MAX_ENTRIES]).encode(errors="replace").decode()
         + more
         + "\n"
     )
@@ -171,9 +155,13 @@ def _create(computer: Computer, path: str, arguments: Arguments, context: ToolCo
     text = arguments.get("file_text")
     if not isinstance(text, str):
         raise Refusal("`create` needs `file_text`, the whole content of the file; it may be empty.")
-    if path.endswith("/") or _is_directory(computer, path):
+    if path.endswith("/"):
         raise Refusal(f"{path} is a directory. Name a file in it.")
-    computer.files.write(path, text.encode())
+    try:
+        before = computer.files.read(path, max_bytes=context.max_file_bytes)
+    except FileAccessError:
+        before = None
+    _write(computer, path, text.encode(), before)
     shown = _cut(_lines(text), 1, context) if text else "(empty file)"
     return (
         f"File created at {path}. Here's the result of running `cat -n` on {path}:\n{shown}\n"
@@ -199,7 +187,7 @@ def _str_replace(computer: Computer, path: str, arguments: Arguments, context: T
         )
     start, end = matches[0].span()
     new = _with_endings(new, matches[0][0] if "\n" in matches[0][0] else text)
-    _write(computer, path, text[:start] + new + text[end:])
+    _replace(computer, path, text, text[:start] + new + text[end:])
     line = text.count("\n", 0, start)
     return _snippet(path, text[:start] + new + text[end:], line, line + new.count("\n"), context)
 
@@ -232,7 +220,7 @@ def _insert(computer: Computer, path: str, arguments: Arguments, context: ToolCo
         result = before + newline + new  # the last line has no newline, so neither gets the new one
     else:
         result = before + new + newline + rest
-    _write(computer, path, result)
+    _replace(computer, path, text, result)
     return _snippet(path, result, after, after + new.count("\n"), context)
 
 
@@ -246,8 +234,20 @@ def _with_endings(new: str, like: str) -> str:
     return new.replace("\n", "\r\n") if _dominant_crlf(like) else new
 
 
-def _write(computer: Computer, path: str, text: str) -> None:
-    computer.files.write(path, text.encode(errors="surrogateescape"))
+def _write(computer: Computer, path: str, after: bytes, before: bytes | None) -> None:
+    try:
+        computer.files.write(path, after)
+    except FileAccessError:
+        # a full disk leaves a file cut short; what was in it fitted before
+        if before is not None:
+            with contextlib.suppress(FileAccessError):
+                computer.files.write(path, before)
+        raise
+
+
+def _replace(computer: Computer, path: str, before: str, after: str) -> None:
+    old, new = (text.encode(errors="surrogateescape") for text in (before, after))
+    _write(computer, path, new, old)
 
 
 def _snippet(path: str, text: str, first: int, last: int, context: ToolContext) -> str:

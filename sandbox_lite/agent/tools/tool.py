@@ -32,18 +32,14 @@ class FileEntry(Protocol):
 
     @property
     def kind(self) -> str:
-        """`file`, `directory`, `symlink` or `other`."""
-
-    @property
-    def size_bytes(self) -> int:
-        """Size of a file."""
+        """`directory`, or something else."""
 
 
 class FileAccess(Protocol):
     """What a tool needs of `Sandbox.files`."""
 
-    def read(self, path: str) -> bytes:
-        """Return the bytes of a file."""
+    def read(self, path: str, *, max_bytes: int | None = None) -> bytes:
+        """Return the bytes of a file, refused (EFBIG) where it is longer."""
 
     def write(self, path: str, data: bytes | str) -> None:
         """Write a file, making its directories."""
