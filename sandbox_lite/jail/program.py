@@ -52,28 +52,64 @@ def text_of(argv: Sequence[str | bytes], env: Mapping[str, str] | None, cwd: str
 
 
 class _Input:
-    """Feeds bytes to a FIFO as far as its reader takes them."""
+    """Feeds bytes, or what comes from a descriptor, to a FIFO as far as its reader takes them."""
 
-    def __init__(self, fd: int, data: bytes) -> None:
-        self.fd: int | None = fd
-        self._view = memoryview(data)
+    def __init__(self, fd: int, data: bytes | int, pump: Pump) -> None:
+        self._fd: int | None = fd
+        self._source = data if isinstance(data, int) else None
+        self._view = memoryview(b"" if isinstance(data, int) else data)
+        self._pump = pump
+        self._next()
 
-    def push(self) -> None:
-        if self.fd is None:
+    def _next(self) -> None:
+        """Wait for room where there is something to write, else for more of it."""
+        if self._fd is None:
             return
+        if self._view:
+            if self._source is not None:
+                self._pump.unwatch(self._source)
+            self._pump.watch(self._fd, self._push, select.POLLOUT)
+        elif self._source is not None:
+            # no event is asked for, so it is called when the last reader has gone: poll(2)
+            self._pump.watch(self._fd, self.close, 0)
+            self._pump.watch(self._source, self._pull)
+        else:
+            self.close()
+
+    def _push(self) -> None:
+        assert self._fd is not None
         try:
             while self._view:
-                self._view = self._view[os.write(self.fd, self._view[: 1 << 16]) :]
+                self._view = self._view[os.write(self._fd, self._view[: 1 << 16]) :]
         except BlockingIOError:
             return
         except BrokenPipeError:
-            self._view = self._view[:0]
-        self.close()
+            self.close()
+        self._next()
+
+    def _pull(self) -> None:
+        assert self._source is not None
+        try:
+            data = os.read(self._source, 1 << 16)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""  # a directory, or a terminal that was hung up
+        if data:
+            self._view = memoryview(data)
+            self._next()
+        else:
+            self.close()
 
     def close(self) -> None:
-        if self.fd is not None:
-            os.close(self.fd)
-            self.fd = None
+        """Give the reader its end of file; the source stays its owner's."""
+        if self._source is not None:
+            self._pump.unwatch(self._source)
+            self._source = None
+        if self._fd is not None:
+            self._pump.unwatch(self._fd)
+            os.close(self._fd)
+            self._fd = None
 
 
 class Program:
@@ -93,7 +129,7 @@ class Program:
         argv: Sequence[str | bytes],
         *,
         text: bytes,
-        stdin: bytes | None,
+        stdin: bytes | int | None,
         timeout: float | None,
         on_output: Callable[[str, bytes], None] | None = None,
     ) -> CommandResult:
@@ -111,11 +147,12 @@ class Program:
                 child = self._supervisor.start_program(self._key, "err")
                 # the program holds its end by now: as plain writers we see when it goes away
                 flags = os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC
-                feed = _Input(_open_writer(directory, flags, reader), stdin or b"")
+                writer = _open_writer(directory, flags, reader)
             finally:
                 os.close(reader)
-            with contextlib.closing(feed):
-                return self._wait(child, pump, feed, argv, started, timeout)
+            given = b"" if stdin is None else stdin
+            with contextlib.closing(_Input(writer, given, pump)):
+                return self._wait(child, pump, argv, started, timeout)
 
     @contextlib.contextmanager
     def _directory(self) -> Iterator[int]:
@@ -138,7 +175,6 @@ class Program:
         self,
         child: Child,
         pump: Pump,
-        feed: _Input,
         argv: Sequence[str | bytes],
         started: float,
         timeout: float | None,
@@ -146,18 +182,10 @@ class Program:
         def ended() -> None:
             self._ended = True
 
-        def push() -> None:
-            fd = feed.fd
-            feed.push()
-            if feed.fd is None and fd is not None:
-                pump.unwatch(fd)
-
         self._ended = child.pidfd is None
         try:
             if child.pidfd is not None:
                 pump.watch(child.pidfd, ended)
-            if feed.fd is not None:
-                pump.watch(feed.fd, push, select.POLLOUT)
             deadline = None if timeout is None else started + timeout
             in_time = True
             try:

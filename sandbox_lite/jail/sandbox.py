@@ -329,7 +329,7 @@ class Sandbox:
         self,
         argv: Sequence[str | bytes],
         *,
-        input: bytes | None = None,
+        input: bytes | int | None = None,
         env: Mapping[str, str] | None = None,
         cwd: str | None = None,
         timeout: float | None = None,
@@ -339,7 +339,8 @@ class Sandbox:
 
         Args:
             argv: The program and its arguments, any bytes but NUL.
-            input: Bytes for its standard input, which is empty by default.
+            input: Bytes for its standard input, or a descriptor that is read as far as the
+                program takes it; empty by default.
             env: Variables beside those of the sandbox.
             cwd: Its directory; `workdir` by default. Exit code 126 if it cannot be entered.
             timeout: Seconds; then its process group gets SIGTERM and SIGKILL.
