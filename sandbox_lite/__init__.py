@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from sandbox_lite.errors import SandboxLiteError
 from sandbox_lite.spec import CommandResult, Enforcement, Limits, Mount, Outcome, SandboxSpec
+
+if TYPE_CHECKING:
+    from sandbox_lite.jail.sandbox import Sandbox
 
 __version__ = "0.1.0"
 
@@ -13,7 +18,17 @@ __all__ = [
     "Limits",
     "Mount",
     "Outcome",
+    "Sandbox",
     "SandboxLiteError",
     "SandboxSpec",
     "__version__",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """Import `Sandbox` when it is first asked for: whoever wants a type alone pays nothing."""
+    if name == "Sandbox":
+        from sandbox_lite.jail.sandbox import Sandbox
+
+        return Sandbox
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -44,9 +44,16 @@ def identity(*, hostname: str, uid: int = 0, gid: int = 0) -> tuple[str, ...]:
 
 def devices(*, shm_bytes: int) -> tuple[str, ...]:
     """Return the words for /proc and a /dev of which only /dev/shm takes files, and few."""
+    # bwrap's own cover of these looks whether their directory can be written, but what root of
+    # the host may write is the files below it: sysctls, and the key that reboots the machine
+    covered = [
+        word
+        for path in ("/proc/sys", "/proc/sysrq-trigger")
+        for word in ("--ro-bind-try", path, path)
+    ]
     # bwrap's /dev is a tmpfs of half the memory: read-only it takes nothing, pts and shm go on
     return (
-        "--proc", "/proc", "--dev", "/dev",
+        "--proc", "/proc", *covered, "--dev", "/dev",
         "--size", str(shm_bytes), "--perms", "1777", "--tmpfs", "/dev/shm",
         "--remount-ro", "/dev",
     )  # fmt: skip

@@ -36,6 +36,8 @@ class Pump:
         self._poll = select.poll()
         self._streams: dict[int, str] = {}
         self._watched: dict[int, Callable[[], None]] = {}
+        self.opened = False
+        """Whether a stream ever had a writer: poll(2) reports none before."""
 
     def stream(self, fd: int, name: str) -> None:
         """Own a descriptor and feed what it gives to the output."""
@@ -57,6 +59,7 @@ class Pump:
         wait = None if seconds is None else max(0.0, seconds * 1000)
         for fd, _ in self._poll.poll(wait):
             if fd in self._streams:
+                self.opened = True
                 self._read(fd)
             elif fd in self._watched:
                 self._watched[fd]()

@@ -5,6 +5,8 @@ PS1= PS2= PS0=
 unset HISTFILE MAILCHECK PROMPT_COMMAND
 set +o history
 shopt -u checkwinsize
+# a failed `exec` ends a shell that reads a file
+shopt -s execfail
 # `time` is a keyword: no function, alias or `enable -n` of a command can take its place, and what
 # it prints is TIMEFORMAT. With xtrace on, noise stands before the mark; the host searches for it.
 __sbx_status() {
@@ -24,7 +26,7 @@ __sbx_state() {
     set +o
     umask -p
     trap -p
-    printf 'cd -- %q\n#NONCE\n' "$PWD"
+    printf 'cd -- %q\n#NONCE %s\n' "$PWD" "$__sbx_code"
   } >/run/sandbox-lite/KEY/state
   return "$__sbx_code"
 } 2>/dev/null

@@ -37,7 +37,9 @@ if TYPE_CHECKING:
 START_SECONDS = 30.0
 _STATUS = re.compile(rb"\x01(\d+) (\d+) (.*?)\x02\n", re.DOTALL)
 _STATUS_LIMIT = 64 * 1024
+_TRIES = 3
 _STATE_LIMIT = 1024 * 1024
+_MARK_BYTES = 32
 _STATE_OFTEN = 64 * 1024
 """A larger state is asked for after every 16th command only: printing 6 MB takes bash 0.5 s."""
 
@@ -60,7 +62,6 @@ class _Call:
     text: str
     pump: Pump
     started: float
-    states_before: int
     status: tuple[int, str] | None = None
     names: tuple[str, ...] = ()
 
@@ -76,7 +77,11 @@ class _Bash:
     status: int
     state: int
     terminal: int
+    number: int
     nonce: str
+    mark: re.Pattern[bytes]
+    """What ends a state, with the exit code at that moment."""
+    state_code: int | None = None
     modes: list[int | list[bytes | int]] = field(default_factory=list)
     ended: bool = False
 
@@ -108,7 +113,6 @@ class Shell:
         self._number = 0
         self._generation = 0
         self._state = b""
-        self._states = 0
         self._state_buffer = bytearray()
         self._status_buffer = b""
         self.cwd = ""
@@ -144,7 +148,9 @@ class Shell:
                 status=fifos["status"],
                 state=fifos["state"],
                 terminal=terminal,
+                number=number,
                 nonce=nonce,
+                mark=re.compile(f"#{nonce} (\\d+)\n".encode()),
             )
             self._handshake(bash)
             undo.pop_all()
@@ -163,6 +169,7 @@ class Shell:
                 f"bash did not start in the sandbox ({type(error).__name__})",
                 hint="does the rootfs have bash and setsid (util-linux)?",
             ) from None
+        fcntl.ioctl(bash.terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
         bash.modes = termios.tcgetattr(bash.terminal)
         bash.modes[3] &= ~termios.ECHO  # type: ignore[operator]  # index 3 is the int of lflags
         self._read_status(bash, None)
@@ -208,17 +215,19 @@ class Shell:
         self._status_buffer = self._status_buffer[-_STATUS_LIMIT:]
 
     def _read_state(self, bash: _Bash) -> None:
-        mark = f"#{bash.nonce}\n".encode()
         while data := read_ready(bash.state):
             self._state_buffer += data
-            while (end := self._state_buffer.find(mark)) >= 0:
-                if end <= _STATE_LIMIT:
-                    self._state = bytes(self._state_buffer[:end])
-                self._states += 1
-                del self._state_buffer[: end + len(mark)]
+            # a mark can only end in what is new
+            start = max(0, len(self._state_buffer) - len(data) - _MARK_BYTES)
+            while mark := bash.mark.search(self._state_buffer, start):
+                if mark.start() <= _STATE_LIMIT:
+                    self._state = bytes(self._state_buffer[: mark.start()])
+                bash.state_code = int(mark[1])
+                del self._state_buffer[: mark.end()]
+                start = 0
             # too large to keep: only enough is held to find the mark that ends it
             if len(self._state_buffer) > 2 * _STATE_LIMIT:
-                del self._state_buffer[_STATE_LIMIT + 1 : -len(mark)]
+                del self._state_buffer[_STATE_LIMIT + 1 : -_MARK_BYTES]
 
     def _watch(self, bash: _Bash, pump: Pump, call: _Call | None, *, tty: bool = False) -> None:
         def ended() -> None:
@@ -260,8 +269,23 @@ class Shell:
             SandboxClosedError: The sandbox is closed.
             ShellDiedError: The shell ended and no other could be started.
         """
-        with self._lock, self._call(command, merge=merge, on_output=on_output) as call:
-            return self._complete(call, timeout)
+        with self._lock:
+            for _ in range(_TRIES):
+                with self._call(command, merge=merge, on_output=on_output) as call:
+                    if not self._never_began(call, timeout):
+                        return self._complete(call, timeout)
+        raise ShellDiedError(f"shell {self.name!r} ends before it runs a command")
+
+    def _never_began(self, call: _Call, timeout: float | None) -> bool:
+        """Wait for the end; whether the shell ended of an earlier command's doing instead.
+
+        A command that closes the shell's stdin, for one, ends it some time after its own end.
+        """
+        self._wait(call, None if timeout is None else call.started + timeout)
+        if call.status is None and self._bash is not None and self._bash.ended:
+            call.pump.turn(0)
+            return not call.pump.opened
+        return False
 
     @contextlib.contextmanager
     def interact(self, command: str | bytes) -> Iterator[Interaction]:
@@ -321,13 +345,13 @@ class Shell:
         number = self._number
         spool = self._spool(number)
         pump = Pump(Output(self._output_bytes, spool, on_output))
-        call = _Call(number, text.decode(errors="replace"), pump, time.monotonic(), self._states)
+        call = _Call(number, text.decode(errors="replace"), pump, time.monotonic())
         self._watch(bash, pump, call, tty=tty)
         write_file(bash.directory, f"{number}", text)
         base = self._supervisor.where(bash.key, str(number))
         if tty:
             call.names = (f"{number}",)
-            where = "</dev/tty >/dev/tty 2>&1"
+            where = f"</dev/pts/{bash.number} >/dev/pts/{bash.number} 2>&1"
         else:
             streams = ("stdout",) if merge else ("stdout", "stderr")
             call.names = (f"{number}", *(f"{number}.{stream}" for stream in streams))
@@ -402,8 +426,8 @@ class Shell:
         if call.status is None:
             self._read_state(bash)
             code = self._supervisor.exit_code(bash.child)
-            # a shell that exits by itself leaves its state behind; a killed one cannot
-            if in_time and code > 128 and self._states == call.states_before:
+            # a shell that exits leaves its state and that very code; one that is killed cannot
+            if in_time and code > 128 and bash.state_code != code:
                 outcome = Outcome.KILLED
         else:
             code = call.status[0]

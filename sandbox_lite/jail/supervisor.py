@@ -53,8 +53,9 @@ class Control:
         with contextlib.suppress(OSError):
             fd = os.open(name, flags, dir_fd=self.fd)
             try:
-                for entry in os.listdir(fd):
-                    os.unlink(entry, dir_fd=fd)
+                with os.scandir(fd) as entries:
+                    for entry in entries:
+                        os.unlink(entry.name, dir_fd=fd)
             finally:
                 os.close(fd)
             os.rmdir(name, dir_fd=self.fd)

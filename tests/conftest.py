@@ -1,0 +1,93 @@
+"""Real sandboxes for all tests: root file systems are built once, leaks are looked for at the end."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from sandbox_lite import Limits
+from sandbox_lite.jail.rootfs import debian, recipe
+from sandbox_lite.jail.rootfs.store import Store
+from sandbox_lite.jail.sandbox import Sandbox
+
+MUST_WORK = os.environ.get("SANDBOX_LITE_MUST_WORK") == "1"
+"""Set in CI: what the host lacks is then a failure, never a skip."""
+
+ALLOWED_SKIPS: dict[str, str] = {}
+"""Things that CI's host may lack, each with its reason."""
+
+
+def require(present: bool, thing: str) -> None:
+    """Skip a test on a host without `thing`; fail it in CI, unless that lack is known."""
+    if present:
+        return
+    if MUST_WORK and thing not in ALLOWED_SKIPS:
+        pytest.fail(f"this host lacks {thing}, and CI must not skip it")
+    pytest.skip(f"this host lacks {thing}")
+
+
+def _home(name: str, factory: pytest.TempPathFactory) -> Path:
+    """Return a SANDBOX_LITE_HOME that holds the rootfs: a prepared one, or built here and now."""
+    prepared = os.environ.get("SANDBOX_LITE_TEST_HOME")
+    home = Path(prepared) if prepared else factory.getbasetemp() / "home"
+    store = Store(home / "data" / "rootfs")
+    if name not in {info.name for info in store.list()}:
+        before = os.environ.get("SANDBOX_LITE_HOME")
+        os.environ["SANDBOX_LITE_HOME"] = str(home)
+        try:
+            debian.build(recipe.load(name), store)
+        finally:
+            if before is None:
+                del os.environ["SANDBOX_LITE_HOME"]
+            else:
+                os.environ["SANDBOX_LITE_HOME"] = before
+    return home
+
+
+@pytest.fixture(scope="session")
+def rootfs_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A SANDBOX_LITE_HOME with the rootfs `minimal`."""
+    return _home("minimal", tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def standard_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A SANDBOX_LITE_HOME with the rootfs `standard`."""
+    return _home("standard", tmp_path_factory)
+
+
+@pytest.fixture
+def home(rootfs_home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The same, in force for this test."""
+    monkeypatch.setenv("SANDBOX_LITE_HOME", str(rootfs_home))
+    return rootfs_home
+
+
+@pytest.fixture
+def sandbox(home: Path) -> Iterator[Sandbox]:
+    """An open sandbox on `minimal`."""
+    with Sandbox("minimal", limits=Limits.of(timeout=15)) as opened:
+        yield opened
+
+
+def _ours() -> set[int]:
+    """Pids of bwraps whose ancestor is this very process."""
+    found = set()
+    for child in psutil.Process().children(recursive=True):
+        try:
+            if "bwrap" in child.name():
+                found.add(child.pid)
+        except psutil.NoSuchProcess:
+            continue
+    return found
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _nothing_left() -> Iterator[None]:
+    yield
+    left = _ours()
+    assert not left, f"sandboxes were left running: {left}"

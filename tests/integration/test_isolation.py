@@ -1,0 +1,217 @@
+"""Negative facts: what of the host does not show inside, each looked for where it could."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import socket
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from sandbox_lite import Limits, Mount
+from sandbox_lite.jail.sandbox import Sandbox
+from sandbox_lite.spec import SandboxSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+SECRET = "planted-3f1c9a-secret"
+LOOK = (
+    "cat /proc/[0-9]*/environ /proc/[0-9]*/cmdline /proc/[0-9]*/mountinfo /proc/[0-9]*/task/*/comm "
+    "2>/dev/null; true"
+)
+
+
+@pytest.fixture(params=["tmpfs", "directory"])
+def sb(
+    request: pytest.FixtureRequest, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Sandbox]:
+    monkeypatch.setenv("PLANTED", SECRET)
+    spec = SandboxSpec(rootfs="minimal", upper=request.param, limits=Limits.of(timeout=15))
+    with Sandbox(spec) as opened:
+        yield opened
+
+
+def test_no_secret_and_no_host_path_in_proc(sb: Sandbox, home: Path) -> None:
+    seen = sb.run(LOOK).stdout + sb.exec(["sh", "-c", LOOK]).stdout
+    assert "overlay" in seen, "the look itself works"
+    assert SECRET not in seen
+    assert str(home) not in seen
+    name = pwd.getpwuid(os.getuid()).pw_name
+    if name != "root":
+        assert name not in seen
+    for line in sb.run("cat /proc/self/mountinfo").stdout.splitlines():
+        root, options = line.split()[3], line.rpartition(" ")[2]
+        assert "/home" not in root + options
+        assert (
+            "lowerdir=" not in options
+            or "lowerdir=/oldroot/lower/0" in options
+            or ("lowerdir=/oldroot/lower/1:/oldroot/lower/0" in options)
+        )
+
+
+def test_environment_is_ours_alone(sb: Sandbox) -> None:
+    inside = dict(line.split("=", 1) for line in sb.run("env").stdout.splitlines() if "=" in line)
+    assert "PLANTED" not in inside
+    assert inside["HOME"] == "/root"
+    leaked = {
+        name for name, value in inside.items()
+        if os.environ.get(name) == value and len(value) > 3
+        and name not in {"LANG", "TERM", "SHELL", "HOME", "USER", "LOGNAME", "PATH"}
+        and value not in {"/etc/ssl/certs/ca-certificates.crt", "noninteractive"}
+    }  # fmt: skip
+    assert not leaked
+
+
+def test_only_our_own_processes(sb: Sandbox) -> None:
+    names = sb.run("cat /proc/[0-9]*/comm").stdout.split()
+    assert set(names) <= {"bash", "cat"}
+    assert sb.run("echo $(cat /proc/1/comm) $$").stdout.split()[0] == "bash"
+
+
+def test_descriptors_of_the_host_process_stay_outside(sb: Sandbox) -> None:
+    for pid in ("1", "self", "$$"):
+        for link in sb.run(f"readlink /proc/{pid}/fd/*").stdout.splitlines():
+            assert link.startswith(
+                ("pipe:", "/dev/null", "/dev/tty", "/dev/pts/", "/run/sandbox-lite/", "/proc/")
+            ), link
+
+
+def test_inherited_descriptor_is_not_passed_on(home: Path, tmp_path: Path) -> None:
+    planted = tmp_path / "planted"
+    planted.write_text(SECRET)
+    fd = os.open(planted, os.O_RDONLY)
+    os.set_inheritable(fd, True)
+    try:
+        with Sandbox("minimal") as sandbox:
+            held = sandbox.run("ls -l /proc/[0-9]*/fd").stdout
+            assert "/dev/null" in held, "the look itself works"
+            assert "planted" not in held
+    finally:
+        os.close(fd)
+
+
+def test_namespaces_are_not_the_hosts(sb: Sandbox) -> None:
+    for kind in ("user", "mnt", "pid", "net", "ipc", "uts", "cgroup"):
+        inside = sb.run(f"readlink /proc/self/ns/{kind}").stdout.strip()
+        assert inside.startswith(f"{kind}:[")
+        assert inside != os.readlink(f"/proc/self/ns/{kind}")  # noqa: PTH115  # not a path
+
+
+def test_privileges(sb: Sandbox) -> None:
+    status = dict(
+        line.split(":\t", 1) for line in sb.run("cat /proc/self/status").stdout.splitlines()
+    )
+    assert status["NoNewPrivs"] == "1"
+    assert status["Seccomp"] == "2"
+    # DAC_OVERRIDE, FOWNER and SETFCAP over its own user namespace, and nothing else
+    allowed = 1 << 1 | 1 << 3 | 1 << 31
+    for name in ("CapEff", "CapPrm", "CapBnd", "CapInh", "CapAmb"):
+        assert int(status[name], 16) & ~allowed == 0, name
+    assert sb.run("id -u").stdout == "0\n"
+    assert sb.run("hostname || cat /proc/sys/kernel/hostname").stdout == "sandbox\n"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "mount -t tmpfs none /mnt",
+        "umount /proc",
+        "mount -o remount,rw /dev",
+        "touch /dev/planted",
+        "touch /run/sandbox-lite/planted",
+        "unshare --user true",
+        "unshare --mount true",
+        # each writes what is there already, or asks for help only: a failure does no harm
+        "cat /proc/sys/kernel/panic >/tmp/x && cat /tmp/x >/proc/sys/kernel/panic",
+        "cat /proc/sys/vm/swappiness >/tmp/x && cat /tmp/x >/proc/sys/vm/swappiness",
+        "echo h >/proc/sysrq-trigger",
+        "mknod /tmp/sda b 8 0 && cat /tmp/sda",
+        "cat /dev/vda /dev/sda /dev/mem /dev/kmsg",
+        "chroot /proc/1/root/../.. ls /lower",
+        "kill -9 1 && ! test -d /proc/1",
+    ],
+)
+def test_operation_is_refused(sb: Sandbox, command: str) -> None:
+    assert sb.run(command).exit_code != 0
+    assert sb.run("echo alive").stdout == "alive\n"
+
+
+def test_loopback_is_its_own(sb: Sandbox) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        script = f"import socket; socket.create_connection(('127.0.0.1', {port}), 3)"
+        assert sb.exec(["python3", "-c", script]).exit_code != 0
+        with Sandbox("minimal", network="host") as reaching:
+            # the same probe succeeds where the host's network was asked for
+            assert reaching.exec(["python3", "-c", script]).exit_code == 0
+
+
+def test_abstract_sockets_of_the_host_are_out_of_reach(sb: Sandbox) -> None:
+    name = f"\0sandbox-lite-test-{os.getpid()}"
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(name)
+        server.listen()
+        script = f"import socket; socket.socket(socket.AF_UNIX).connect({name!r})"
+        assert sb.exec(["python3", "-c", script]).exit_code != 0
+
+
+def test_two_sandboxes_share_nothing(home: Path) -> None:
+    with Sandbox("minimal") as one, Sandbox("minimal") as other:
+        one.run("echo mine >/tmp/mine; sleep 300 & mkfifo /dev/shm/x").check()
+        assert not other.run("test -e /tmp/mine || test -e /dev/shm/x").ok
+        assert "sleep" not in other.run("cat /proc/[0-9]*/comm").stdout
+
+
+def test_rootfs_never_changes(home: Path, sb: Sandbox) -> None:
+    tree = home / "data" / "rootfs"
+    before = {path: path.stat().st_mtime_ns for path in tree.glob("minimal/tree/*")}
+    sb.run("rm -rf /etc /home; mkdir /etc; echo x >/etc/new; echo y >>/usr/bin/python3").check()
+    assert sb.run("ls /etc").stdout == "new\n"
+    assert before == {path: path.stat().st_mtime_ns for path in tree.glob("minimal/tree/*")}
+    with Sandbox("minimal") as fresh:
+        assert fresh.run("test -e /etc/passwd && python3 -c 'print(1)'").stdout == "1\n"
+
+
+def test_disk_is_bounded_by_the_kernel(home: Path) -> None:
+    with Sandbox("minimal", limits=Limits.of(disk="32MiB", shm="8MiB", timeout=15)) as sandbox:
+        assert sandbox.enforcement.disk == "kernel"
+        for target, bound in (("/filled", 32), ("/dev/shm/filled", 8)):
+            result = sandbox.run(f"head -c 100M /dev/zero >{target}; stat -c %s {target}")
+            assert "No space left" in result.stderr
+            assert int(result.stdout) <= bound * 1024 * 1024
+            sandbox.run(f"rm {target}").check()
+        assert sandbox.run("echo works >/tmp/x && cat /tmp/x").stdout == "works\n"
+
+
+def test_mounts_that_were_asked_for(home: Path, tmp_path: Path) -> None:
+    (tmp_path / "data").write_text("shown")
+    mounts = (
+        Mount(source=tmp_path, target="/data"),
+        Mount(source=tmp_path, target="/writable", mode="bind"),
+        Mount(target="/scratch", mode="tmpfs", size_bytes=1024 * 1024),
+    )
+    with Sandbox("minimal", mounts=mounts) as sandbox:
+        assert sandbox.run("cat /data/data").stdout == "shown"
+        assert not sandbox.run("touch /data/new").ok
+        assert sandbox.run("touch /writable/new").ok
+        assert not sandbox.run("head -c 5M /dev/zero >/scratch/x").ok
+    assert (tmp_path / "new").exists()
+
+
+def test_enforcement_tells_what_is_in_force(sb: Sandbox) -> None:
+    enforcement = sb.enforcement
+    assert enforcement.rootfs.startswith("minimal sha256:")
+    assert enforcement.upper == sb.spec.upper
+    assert enforcement.network == "none"
+    assert enforcement.disk == ("kernel" if sb.spec.upper == "tmpfs" else "none")
+    assert "fakeroot" in enforcement.seccomp
+
+
+def test_command_line_can_be_printed(sb: Sandbox) -> None:
+    words = sb.command_line()
+    assert "bwrap" in words
+    for option in ("--unshare-user", "--unshare-pid", "--cap-drop ALL", "--clearenv", "--seccomp"):
+        assert option in words

@@ -1,0 +1,154 @@
+"""`Sandbox.exec`: programs beside the shell, byte-exact, any number at once."""
+
+from __future__ import annotations
+
+import random
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import pytest
+
+from sandbox_lite import Outcome
+from sandbox_lite.errors import SpecError
+
+if TYPE_CHECKING:
+    from sandbox_lite import Sandbox
+
+
+def test_three_streams_are_byte_exact(sandbox: Sandbox) -> None:
+    data = random.Random(1).randbytes(300_000)
+    result = sandbox.exec(["cat"], input=data)
+    assert result.ok
+    assert result.stdout_bytes == data
+    script = "import sys; d = sys.stdin.buffer.read(); sys.stderr.buffer.write(d[::-1])"
+    assert sandbox.exec(["python3", "-c", script], input=data).stderr_bytes == data[::-1]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["a b", "c'd", 'e"f', "$HOME", "`id`", "\\", "", "\n", "*", "-n", "ü"],
+        [bytes(byte for byte in range(1, 256))],
+    ],
+)
+def test_arguments_are_byte_exact(sandbox: Sandbox, words: list[str | bytes]) -> None:
+    script = "import os, sys; os.write(1, b'\\0'.join(os.fsencode(a) for a in sys.argv[1:]))"
+    result = sandbox.exec(["python3", "-c", script, *words])
+    expected = b"\0".join(word if isinstance(word, bytes) else word.encode() for word in words)
+    assert result.stdout_bytes == expected
+
+
+def test_a_megabyte_of_arguments(sandbox: Sandbox) -> None:
+    words = ["x" * 100_000] * 10
+    assert sandbox.exec(["printf", "%s", *words]).stdout == "x" * 1_000_000
+
+
+def test_exit_codes(sandbox: Sandbox) -> None:
+    assert sandbox.exec(["sh", "-c", "exit 77"]).exit_code == 77
+    assert sandbox.exec(["nosuchprogram"]).exit_code == 127
+    assert sandbox.exec(["/etc/passwd"]).exit_code == 126
+    assert sandbox.exec(["true"], cwd="/nosuchdir").exit_code == 126
+    assert sandbox.exec(["sh", "-c", "kill -TERM $$"]).exit_code == 143
+
+
+def test_environment_and_directory(sandbox: Sandbox) -> None:
+    result = sandbox.exec(["sh", "-c", 'echo "$A|$PWD"'], env={"A": "it's\n$x"}, cwd="/usr/lib")
+    assert result.stdout == "it's\n$x|/usr/lib\n"
+    assert sandbox.exec(["pwd"]).stdout == "/testbed\n"
+
+
+def test_nothing_of_ours_is_in_the_environment(sandbox: Sandbox) -> None:
+    names = {line.partition("=")[0] for line in sandbox.exec(["env"]).stdout.splitlines()}
+    assert "SANDBOX_WORKDIR" not in names
+    assert "PATH" in names
+    inside = sandbox.run("env").stdout
+    assert "SANDBOX_WORKDIR" not in inside
+
+
+def test_requests_that_make_no_sense(sandbox: Sandbox) -> None:
+    for bad in ([], ["a\0b"]):
+        with pytest.raises(SpecError):
+            sandbox.exec(bad)
+    with pytest.raises(SpecError):
+        sandbox.exec("echo x")
+    with pytest.raises(SpecError):
+        sandbox.exec(["true"], env={"A B": "x"})
+
+
+def test_no_input_is_end_of_file(sandbox: Sandbox) -> None:
+    assert sandbox.exec(["cat"], timeout=10).outcome is Outcome.EXITED
+
+
+def test_program_that_does_not_read_its_input(sandbox: Sandbox) -> None:
+    result = sandbox.exec(["true"], input=b"x" * 1_000_000)
+    assert result.ok
+
+
+def test_server_and_client_at_once(sandbox: Sandbox) -> None:
+    sandbox.files.write("/testbed/index.html", b"<p>served</p>")
+    stop = threading.Event()
+    outcomes = []
+
+    def serve() -> None:
+        outcomes.append(sandbox.exec(["python3", "-m", "http.server", "8000"], timeout=8))
+        stop.set()
+
+    server = threading.Thread(target=serve)
+    server.start()
+    script = (
+        "import time, urllib.request as u\n"
+        "for _ in range(200):\n"
+        "    try: print(u.urlopen('http://127.0.0.1:8000/index.html').read().decode()); break\n"
+        "    except OSError: time.sleep(.02)\n"
+    )
+    assert sandbox.exec(["python3", "-c", script]).stdout == "<p>served</p>\n"
+    sandbox.run("kill $(grep -l http.server /proc/[0-9]*/cmdline | tr -dc '0-9\\n')")
+    assert stop.wait(10)
+    server.join()
+    assert outcomes[0].exit_code == 143
+
+
+def test_many_at_once_beside_the_shell(sandbox: Sandbox) -> None:
+    # each waits for the last: none could end if they ran one after another
+    script = "touch /tmp/here.$0; while test $(ls /tmp/here.* | wc -l) -lt 8; do sleep .02; done; echo $0"
+    with ThreadPoolExecutor(8) as pool:
+        futures = [pool.submit(sandbox.exec, ["sh", "-c", script, str(n)]) for n in range(7)]
+        assert sandbox.run("touch /tmp/here.shell; echo shell").ok
+        results = [future.result() for future in futures]
+    assert [result.stdout for result in results] == [f"{n}\n" for n in range(7)]
+
+
+@pytest.mark.parametrize("trap", ["", "trap '' TERM; "])
+def test_time_out_ends_the_whole_group(sandbox: Sandbox, trap: str) -> None:
+    result = sandbox.exec(["sh", "-c", f"{trap}echo x; sleep 300 & sleep 300"], timeout=0.4)
+    assert result.outcome is Outcome.TIMED_OUT
+    assert result.stdout == "x\n"
+    assert result.seconds < 5
+    assert not sandbox.run("grep -l '^sleep$' /proc/[0-9]*/comm").ok
+
+
+def test_default_signals(sandbox: Sandbox) -> None:
+    status = sandbox.exec(["grep", "-E", "^Sig(Ign|Blk)", "/proc/self/status"]).stdout
+    assert set(status.split()[1::2]) == {"0" * 16}
+    shell = sandbox.run("grep -E '^Sig(Ign|Blk)' /proc/self/status").stdout
+    assert set(shell.split()[1::2]) == {"0" * 16}
+
+
+def test_orphans_are_reaped(sandbox: Sandbox) -> None:
+    sandbox.exec(["sh", "-c", "for n in 1 2 3 4 5; do (sh -c 'sleep .05 &'); done"])
+    script = "grep -l '^State:.Z' /proc/[0-9]*/status; grep -c . /dev/null"
+    counts = sandbox.run(
+        "for n in $(seq 200); do ls -d /proc/[0-9]* | wc -l; "
+        "grep -ql '^sleep' /proc/[0-9]*/comm || break; sleep .02; done >/dev/null; " + script
+    )
+    assert "/proc" not in counts.stdout
+
+
+def test_callback_that_raises_ends_the_program(sandbox: Sandbox) -> None:
+    def on_output(stream: str, data: bytes) -> None:
+        raise RuntimeError("enough")
+
+    with pytest.raises(RuntimeError, match="enough"):
+        sandbox.exec(["sh", "-c", "echo x; sleep 300"], on_output=on_output)
+    assert not sandbox.run("grep -l '^sleep$' /proc/[0-9]*/comm").ok
