@@ -16,17 +16,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
 
 from sandbox_lite.errors import FileAccessError
-from sandbox_lite.jail.openat2 import IN_ROOT, NO_MAGICLINKS, openat2
-from sandbox_lite.jail.rootfs.tree import remove_beneath
-from sandbox_lite.jail.transfer import (
+from sandbox_lite.jail.access import (
     DIRECTORY,
-    Copier,
-    TransferReport,
     fault,
     faults,
     kind_of,
     permitted_if_ours,
+    refuse_kernels,
 )
+from sandbox_lite.jail.openat2 import IN_ROOT, NO_MAGICLINKS, openat2
+from sandbox_lite.jail.rootfs.tree import remove_beneath
+from sandbox_lite.jail.transfer import Copier, TransferReport
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -87,6 +87,7 @@ class Files:
         shown, raw = self._paths(path)
         with self._opened(raw, _READ, "read", shown) as descriptor:
             self._require_file(descriptor, "read", shown)
+            refuse_kernels(descriptor, "read", shown)
             with faults("read", shown), os.fdopen(descriptor, "rb", 0, closefd=False) as file:
                 if max_bytes is None:
                     return file.readall()
@@ -130,6 +131,7 @@ class Files:
                 # the umask of the host's program has no meaning inside
                 mode = 0o644 if mode is None else mode
             self._require_file(descriptor, "write", shown)
+            refuse_kernels(descriptor, "write", shown)
             with faults("write", shown):
                 os.ftruncate(descriptor, 0)
                 view = memoryview(content)
@@ -147,6 +149,7 @@ class Files:
         shown, raw = self._paths(path)
         entries = []
         with self._opened(raw, _LISTED, "list", shown) as descriptor, faults("list", shown):
+            refuse_kernels(descriptor, "list", shown)
             with os.scandir(descriptor) as found:
                 for item in found:
                     try:
@@ -193,6 +196,7 @@ class Files:
             raise FileAccessError(f"cannot remove {shown!r}", errno=errno.EINVAL, path=shown)
         flags = _PINNED | os.O_DIRECTORY
         with self._opened(above or b"/", flags, "remove", shown) as parent:
+            refuse_kernels(parent, "remove", shown)
             with faults("remove", shown), permitted_if_ours(parent):
                 status = os.stat(name, dir_fd=parent, follow_symlinks=False)
                 if not stat.S_ISDIR(status.st_mode):
@@ -230,8 +234,9 @@ class Files:
                 directory = stat.S_ISDIR(os.fstat(outside).st_mode)
             if directory:
                 self._make_parents(raw + b"/.", shown)
-                inside = self._opened(raw, _LISTED, "write", shown)
-                copier.tree(outside, stack.enter_context(inside))
+                inside = stack.enter_context(self._opened(raw, _LISTED, "write", shown))
+                refuse_kernels(inside, "write", shown)
+                copier.tree(outside, inside)
             else:
                 self._require_file(outside, "upload", str(source))
                 self._make_parents(raw, shown)
@@ -242,8 +247,9 @@ class Files:
                         errno=errno.EISDIR,
                         path=shown,
                     )
-                inside = self._opened(above or b"/", _LISTED, "write", shown)
-                copier.file(outside, stack.enter_context(inside), name)
+                inside = stack.enter_context(self._opened(above or b"/", _LISTED, "write", shown))
+                refuse_kernels(inside, "write", shown)
+                copier.file(outside, inside, name)
         return copier.report()
 
     def download(
@@ -266,6 +272,7 @@ class Files:
         shown, raw = self._paths(path)
         copier = Copier(into_host=True)
         with self._opened(raw, _READ, "download", shown) as inside:
+            refuse_kernels(inside, "download", shown)
             with faults("write", str(directory)):
                 Path(directory).mkdir(parents=True, exist_ok=True)
                 # the directory itself may be the user's link, what is below may not

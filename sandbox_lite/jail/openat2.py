@@ -1,4 +1,5 @@
-"""openat2(2), which Python's `os` lacks: open a path with bounds on where it may lead."""
+"""What Python's `os` lacks of opening files safely: bounds on where a path may lead, and whose
+file system it led to."""
 
 from __future__ import annotations
 
@@ -16,6 +17,13 @@ BENEATH = 0x08
 """Refuse what leaves the directory."""
 IN_ROOT = 0x10
 """Take the directory for `/`, as chroot would."""
+
+_KERNELS_OWN = {
+    0x9FA0: "proc", 0x62656572: "sysfs", 0x64626720: "debugfs", 0x74726163: "tracefs",
+    0x73636673: "securityfs", 0x27E0EB: "cgroup", 0x63677270: "cgroup2", 0xCAFE4A11: "bpf",
+    0x62656570: "configfs", 0x6165676C: "pstore", 0xDE5E81E4: "efivarfs", 0x42494E4D: "binfmt",
+    0xF97CFF8C: "selinux",
+}  # fmt: skip
 
 _NUMBER = 437  # on every architecture: the numbers from 424 on are common to all
 _TRIES = 1000
@@ -71,3 +79,17 @@ def openat2(directory: int, path: bytes, flags: int, *, resolve: int, mode: int 
             hint="use Linux 5.6 or later, or a container runtime that lets openat2 through",
         )
     raise OSError(number, os.strerror(number))
+
+
+def kernel_file_system(descriptor: int) -> str | None:
+    """Return the name of the kernel's own file system that an open file is on, if it is on one.
+
+    Raises:
+        OSError: The descriptor is closed.
+    """
+    # longer than any struct statfs, which begins with the type as a long
+    answer = (ctypes.c_long * 64)()
+    if _libc.fstatfs(ctypes.c_int(descriptor), ctypes.byref(answer)) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    return _KERNELS_OWN.get(answer[0] & 0xFFFFFFFF)

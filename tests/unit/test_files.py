@@ -192,6 +192,26 @@ def test_magic_links_and_loops_are_refused(files: Files, root: Path) -> None:
         os.close(descriptor)
 
 
+def test_what_the_kernel_answers_for_is_refused(tmp_path: Path) -> None:
+    descriptor = os.open("/", os.O_PATH)
+    try:
+        files = Files(descriptor)
+        for path in ("/proc/uptime", "/proc/self/status", "/sys/kernel/notes"):
+            with pytest.raises(FileAccessError, match="the kernel's") as caught:
+                files.read(path)
+            assert "inside the sandbox" in str(caught.value.hint)
+            with pytest.raises(FileAccessError, match="the kernel's"):
+                files.download(path, tmp_path)
+        with pytest.raises(FileAccessError, match="the kernel's"):
+            files.list("/proc/self")
+        with pytest.raises(FileAccessError, match="the kernel's"):
+            files.download("/proc/self", tmp_path)
+        with pytest.raises(FileAccessError, match="the kernel's"):
+            files.write("/proc/self/comm", b"pytest")
+    finally:
+        os.close(descriptor)
+
+
 # -- list, exists, remove ---------------------------------------------------------------------
 
 
