@@ -6,7 +6,7 @@ SandboxLiteError              message, hint (the remedy), exit_code (for the com
 ├── RootfsError               a root file system is missing, broken or could not be built
 ├── LaunchError               the jail failed before the command ran (argv, stderr)
 ├── ShellDiedError            the persistent shell is gone; says whether a fresh one serves
-├── SandboxClosedError        the sandbox was closed, or belongs to another process
+├── SandboxClosedError        the sandbox was closed or killed, or belongs to another process
 ├── CommandFailedError        raised by CommandResult.check() alone
 ├── PolicyError               a denied host, path or operation, with the rule that denied it
 ├── FileAccessError           a path inside the sandbox could not be read or written
@@ -80,7 +80,7 @@ class ShellDiedError(SandboxLiteError):
 
 
 class SandboxClosedError(SandboxLiteError):
-    """The sandbox was closed before, or was opened by another process."""
+    """The sandbox was closed, was killed from outside, or was opened by another process."""
 
 
 class CommandFailedError(SandboxLiteError):

@@ -1,9 +1,8 @@
-"""Real sandboxes for all tests: root file systems are built once, leaks are looked for at the end."""
+"""Real sandboxes for all tests: root file systems are built once, leaks looked for at the end."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -13,6 +12,10 @@ from sandbox_lite import Limits
 from sandbox_lite.jail.rootfs import debian, recipe
 from sandbox_lite.jail.rootfs.store import Store
 from sandbox_lite.jail.sandbox import Sandbox
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 MUST_WORK = os.environ.get("SANDBOX_LITE_MUST_WORK") == "1"
 """Set in CI: what the host lacks is then a failure, never a skip."""

@@ -26,7 +26,7 @@ def remove_tree(path: Path) -> None:
 
     Overlay's own `work/work` has mode 000, and a model may take any bit from its directories.
     """
-    with contextlib.suppress(FileNotFoundError):
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         path.chmod(stat.S_IRWXU)
     for directory, names, _ in os.walk(path):
         for name in names:
@@ -34,7 +34,7 @@ def remove_tree(path: Path) -> None:
             if not below.is_symlink():
                 with contextlib.suppress(FileNotFoundError):
                     below.chmod(stat.S_IRWXU)
-    with contextlib.suppress(FileNotFoundError):
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         shutil.rmtree(path)
 
 

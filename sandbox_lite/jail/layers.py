@@ -44,6 +44,7 @@ def directory_upper() -> Iterator[ArgvPart]:
         HostError: The directory cannot be made.
     """
     base = places.run_dir()
+    pid = os.getpid()
     path = base / f"{os.getpid()}-{secrets.token_hex(6)}"
     try:
         path.mkdir(parents=True, mode=0o700)
@@ -60,8 +61,10 @@ def directory_upper() -> Iterator[ArgvPart]:
         (path / "work").mkdir()
         yield ArgvPart(outer=("--bind", str(path), UPPER))
     finally:
-        remove_tree(path)
-        _janitor.forget(path)
+        # a forked child may drop its copy of this generator, which runs this block there too
+        if pid == os.getpid():
+            remove_tree(path)
+            _janitor.forget(path)
 
 
 def upper(

@@ -12,7 +12,7 @@ import subprocess
 import time
 from typing import TYPE_CHECKING, Self
 
-from sandbox_lite.errors import LaunchError, SpecError
+from sandbox_lite.errors import LaunchError, SandboxClosedError, SpecError
 from sandbox_lite.jail import bwrap, etc, host, layers, seccomp
 from sandbox_lite.jail.files import Files
 from sandbox_lite.jail.network import find as find_network
@@ -226,7 +226,7 @@ class Sandbox:
                 supervisor = self._supervise(stack, held, first, requests, reports)
                 supervisor.await_ready(deadline - time.monotonic())
                 self._open_inside(stack, supervisor)
-            except (LaunchError, OSError) as error:
+            except (LaunchError, SandboxClosedError, OSError) as error:
                 process.kill()
                 process.wait()
                 raise self._launch_error(error, errors.fd, path) from error
@@ -270,7 +270,13 @@ class Sandbox:
         self._shells.clear()
 
     def close(self) -> None:
-        """End every process of the sandbox and drop its files; a second call does nothing."""
+        """End every process of the sandbox and drop its files; a second call does nothing.
+
+        In a child that was forked meanwhile it does nothing at all: the sandbox is its parent's.
+        """
+        if self._supervisor is not None and self._supervisor.owner != os.getpid():
+            self._stack.pop_all()
+            return
         self._stack.close()
 
     # -- use ----------------------------------------------------------------------------------

@@ -107,7 +107,7 @@ class Supervisor:
         self.control = control
         self._lock = threading.Lock()
         self._buffer = b""
-        self._owner = os.getpid()
+        self.owner = os.getpid()
         self._closed = False
 
     def check_open(self) -> None:
@@ -118,7 +118,7 @@ class Supervisor:
         """
         if self._closed:
             raise SandboxClosedError("the sandbox is closed")
-        if self._owner != os.getpid():
+        if self.owner != os.getpid():
             raise SandboxClosedError(
                 "the sandbox belongs to the process that opened it",
                 hint="open a sandbox of its own after os.fork or in the multiprocessing worker",
@@ -128,7 +128,8 @@ class Supervisor:
         """Wait until process 1 runs.
 
         Raises:
-            LaunchError: It ended, or said nothing in time.
+            LaunchError: It said nothing in time.
+            SandboxClosedError: It ended.
         """
         self._answer("ready", "0", time.monotonic() + timeout)
 
@@ -141,7 +142,7 @@ class Supervisor:
                 raise LaunchError("process 1 of the sandbox does not answer")
             data = os.read(self._reports, 65536)
             if not data:
-                raise LaunchError("process 1 of the sandbox has ended")
+                raise _gone()
             # what stands here can be written from inside too: never let it grow
             self._buffer = (self._buffer + data)[-_LINE_LIMIT * 16 :]
         line, _, self._buffer = self._buffer.partition(b"\n")
@@ -159,7 +160,7 @@ class Supervisor:
             try:
                 os.write(self._requests, request.encode() + b"\n")
             except BrokenPipeError:
-                raise LaunchError("process 1 of the sandbox has ended") from None
+                raise _gone() from None
             return self._answer(verb, key, time.monotonic() + ANSWER_SECONDS)
 
     def _start(self, request: str, key: str) -> Child:
@@ -203,7 +204,10 @@ class Supervisor:
     def open_terminal(self) -> tuple[int, int]:
         """Return the master of a new pseudo-terminal of the jail, and its number inside."""
         path = f"/proc/{self.pid}/root/dev/pts/ptmx"
-        master = os.open(path, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            master = os.open(path, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            raise _gone() from None
         unlock = bytearray(4)
         fcntl.ioctl(master, _TIOCSPTLCK, unlock)
         number = bytearray(4)
@@ -221,6 +225,13 @@ class Supervisor:
             os.close(self._requests)
             os.close(self._reports)
             self.control.close()
+
+
+def _gone() -> SandboxClosedError:
+    return SandboxClosedError(
+        "the sandbox has ended: its process 1 is gone",
+        hint="somebody, or the kernel for want of memory, killed it; open a fresh sandbox",
+    )
 
 
 def _inner_pid(pid: int) -> int | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import pwd
 import socket
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,6 +14,7 @@ from sandbox_lite.jail.sandbox import Sandbox
 from sandbox_lite.spec import SandboxSpec
 
 if TYPE_CHECKING:
+    from pathlib import Path
     from collections.abc import Iterator
 
 SECRET = "planted-3f1c9a-secret"

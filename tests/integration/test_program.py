@@ -111,7 +111,10 @@ def test_server_and_client_at_once(sandbox: Sandbox) -> None:
 
 def test_many_at_once_beside_the_shell(sandbox: Sandbox) -> None:
     # each waits for the last: none could end if they ran one after another
-    script = "touch /tmp/here.$0; while test $(ls /tmp/here.* | wc -l) -lt 8; do sleep .02; done; echo $0"
+    script = (
+        "touch /tmp/here.$0; "
+        "while test $(ls /tmp/here.* | wc -l) -lt 8; do sleep .02; done; echo $0"
+    )
     with ThreadPoolExecutor(8) as pool:
         futures = [pool.submit(sandbox.exec, ["sh", "-c", script, str(n)]) for n in range(7)]
         assert sandbox.run("touch /tmp/here.shell; echo shell").ok
