@@ -74,7 +74,8 @@ class FakeFiles:
 
 
 class FakeSandbox:
-    """Paths inside stand for paths below `root`; a command begins in `root`/testbed."""
+    """Paths inside stand for paths below `root`; a command begins in `root`/testbed,
+    which it may call /testbed."""
 
     def __init__(self, root: Path) -> None:
         self.files = FakeFiles(root)
@@ -92,13 +93,14 @@ class FakeSandbox:
         timeout: float | None = None,
         on_output: Callable[[str, bytes], None] | None = None,
     ) -> CommandResult:
-        self.commands.append(command)
-        self.timeouts.append(timeout)
-        if self.raises is not None:
+        if not command.startswith("mkdir -p -- "):  # the loop's own preparation
+            self.commands.append(command)
+            self.timeouts.append(timeout)
+        if self.commands and self.raises is not None:
             error, self.raises = self.raises, None
             raise error
         process = subprocess.Popen(
-            ["bash", "-c", command],
+            ["bash", "-c", command.replace("/testbed", str(self.workdir))],
             cwd=self.workdir,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import shlex
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -25,7 +26,7 @@ from sandbox_lite.errors import (
 from sandbox_lite.spec import KIB
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from sandbox_lite.agent.model import Chat, Completion, Message
     from sandbox_lite.agent.prompt import Prompt
@@ -69,6 +70,16 @@ class AgentLimits:
                 raise SpecError(f"the limit of {name} must be positive, not {value}")
         if self.seconds is not None and not self.seconds > 0:
             raise SpecError(f"the limit of seconds must be positive, not {self.seconds}")
+
+
+def make_directories(sandbox: Computer, directories: Sequence[str]) -> None:
+    """Make the directories of a task, and go to the first.
+
+    Raises:
+        CommandFailedError: One of them cannot be made.
+    """
+    words = " ".join(shlex.quote(directory) for directory in directories)
+    sandbox.run(f"mkdir -p -- {words} && cd -- {shlex.quote(directories[0])}").check()
 
 
 class Agent:
@@ -138,7 +149,11 @@ class Agent:
         return self._end(stop, error)
 
     def begin(self, task: str) -> None:
-        """Start the conversation and the record."""
+        """Make the task's directories; start the conversation and the record.
+
+        Raises:
+            SandboxLiteError: The sandbox failed, or the record could not be written.
+        """
         system, instance = self._prompt.render(task)
         first = [{"role": "system", "content": system}] if system else []
         remaining = self._remaining(self._limits.steps)
@@ -152,12 +167,14 @@ class Agent:
             model=self._model_name,
             system_prompt=system,
             instance_prompt=instance,
+            directories=self._prompt.directories,
             started=now(),
             spec=spec,
             enforcement=enforcement,
         )
         if self._writer is not None:
             self._writer.begin(self._record)
+        make_directories(self._sandbox, self._prompt.directories)
 
     def step(self) -> Step:
         """Ask the model once and execute what it calls.

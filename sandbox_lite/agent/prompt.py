@@ -27,6 +27,11 @@ class Prompt:
     input_dir: str = "/testbed/input"
     output_dir: str = "/testbed/output"
 
+    @property
+    def directories(self) -> tuple[str, str, str]:
+        """Where the model works, finds the input, leaves the output."""
+        return (self.working_dir, self.input_dir, self.output_dir)
+
     def render(self, task: str) -> tuple[str, str]:
         """Return the system and the user message for a task."""
         values = {

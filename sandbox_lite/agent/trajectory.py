@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 
+DIRECTORIES = ("/testbed", "/testbed/input", "/testbed/output")
+"""Of the published runs: where the model works, finds the input, leaves the output."""
+
 Json = dict[str, Any]
 
 
@@ -97,6 +100,8 @@ class Trajectory:
     model: str = ""
     system_prompt: str = ""
     instance_prompt: str = ""
+    directories: tuple[str, ...] = DIRECTORIES
+    """Made before the first step; commands start in the first of them."""
     started: str = ""
     """ISO 8601, UTC."""
     spec: SandboxSpec | None = None
@@ -162,6 +167,7 @@ class TrajectoryWriter(AbstractContextManager["TrajectoryWriter"]):
                 "model": trajectory.model,
                 "system_prompt": trajectory.system_prompt,
                 "instance_prompt": trajectory.instance_prompt,
+                "directories": trajectory.directories,
                 "spec": None if spec is None else _spec_json(spec),
                 "enforcement": trajectory.enforcement
                 and dataclasses.asdict(trajectory.enforcement),
@@ -267,6 +273,7 @@ def _ours(header: Json, text: str, path: Path) -> Trajectory:
         model=header.get("model", ""),
         system_prompt=header.get("system_prompt", ""),
         instance_prompt=header.get("instance_prompt", ""),
+        directories=tuple(header.get("directories") or DIRECTORIES),
         started=header.get("started", ""),
         spec=_spec(header["spec"]) if header.get("spec") else None,
         enforcement=Enforcement(**_tuples(_known(Enforcement, enforcement)))

@@ -84,8 +84,7 @@ def bench(tmp_path: Path) -> Bench:
 
 
 def test_task_is_solved_and_submitted(bench: Bench) -> None:
-    bench.sandbox.files.write("/testbed/output/answer.txt", "")
-    write = f"echo 42 > {bench.sandbox.workdir}/output/answer.txt; echo written"
+    write = "echo 42 > /testbed/output/answer.txt; echo written"
     run = bench.run(bash(write, (100, 10)), says("end", ("submit", {}), usage=(150, 5)))
     assert (run.stop, run.answer, run.error) == (StopReason.SUBMITTED, "42", None)
     assert run.stop is not None

@@ -37,6 +37,7 @@ RUN = Trajectory(
     model="m",
     system_prompt="s",
     instance_prompt="i",
+    directories=("/w", "/w/in", "/w/out"),
     started="2026-01-01T00:00:00+00:00",
     spec=SandboxSpec(
         rootfs="paper",

@@ -1,0 +1,385 @@
+"""Execute a recorded run's actions again, in a fresh sandbox, and compare step by step.
+
+Exit codes and output are compared after taking away what only the recorder's formatting brought:
+white space at line ends, terminal escapes, tabs that its editor expanded, newlines that it added,
+and the middle of a text that it cut out. Any other difference is drift, unless an expectation
+names its cause. Our shell keeps its state between commands, while the published runs gave each
+command a fresh bash in the working directory; so does a replay of them, with a `cd` in between.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+import shlex
+import time
+import tomllib
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+from sandbox_lite.agent import tools
+from sandbox_lite.agent.loop import make_directories
+from sandbox_lite.agent.tools import ToolContext
+from sandbox_lite.agent.tools.tool import readable
+from sandbox_lite.errors import TaskError
+from sandbox_lite.spec import MIB
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from sandbox_lite.agent.tools import Computer, Observation, ToolCall
+    from sandbox_lite.agent.trajectory import Step, Trajectory
+
+KINDS = (
+    "package version",
+    "date",
+    "mirror",
+    "hash seed",
+    "directory order",
+    "recorder's clipping",
+)
+"""Causes that may excuse a difference."""
+
+FIELDS = ("exit_code", "output")
+
+_EXIT = re.compile(r"Exit code: (?:Error: Exit code )?(-?\d+)\n?")
+_HEADING = re.compile(r"Execution output of \\?\[\w+\]:\n?")
+_STREAM = re.compile(r"^\\?\[(STDOUT|STDERR)\]$", re.MULTILINE)
+_NOTES = re.compile(r"(?:\n\[NOTE\] [^\n]*)+\Z")
+_CLIPPED = re.compile(
+    r"\n?\[\.\.\. [^\n]* left out[^\n]* \.\.\.\]\n?"
+    + r"|\n?<response clipped>.*"
+    + r"|\n?-{50}\n<Observation truncated in middle[^\n]*>\n-{50}\n?",
+    re.DOTALL,
+)
+_NUMBERED = re.compile(r"^( *\d+)\t(.*)$", re.MULTILINE)
+_EMPTY_TAIL = re.compile(r"(?:\n *\d+\t?)+(?=\nReview the |\s*\Z)")
+
+
+class Verdict(StrEnum):
+    """What became of one action."""
+
+    SAME = "same"
+    EXPECTED = "expected"
+    """It differs as an expectation says."""
+    DRIFT = "drift"
+
+
+class Compare(StrEnum):
+    """What an expectation still demands of an output that differs."""
+
+    ANY = "any"
+    LINES = "lines"
+    """The same lines in any order."""
+    WORDS = "words"
+    """The same words in any order."""
+    LAST_LINE = "last_line"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Expectation:
+    """A known difference of one step, and its cause."""
+
+    step: int
+    """From 1, as the report numbers them."""
+    cause: str
+    """One sentence."""
+    kind: str
+    """One of `KINDS`."""
+    fields: tuple[str, ...] = ("output",)
+    compare: Compare = Compare.ANY
+    match: str | None = None
+    """Regular expression that must be found in the output of the replay."""
+
+    def excuses(self, fields: Sequence[str], output: str, recorded: str) -> bool:
+        """Return whether a difference in these fields is the one that is expected."""
+        if not set(fields) <= set(self.fields):
+            return False
+        if self.match is not None and not re.search(self.match, output, re.MULTILINE):
+            return False
+        return _form(recorded, self.compare) == _form(output, self.compare)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replayed:
+    """One action of the record, executed again."""
+
+    step: int
+    tool: str
+    action: str
+    """The command, or the editor's command and path."""
+    verdict: Verdict
+    fields: tuple[str, ...] = ()
+    """Which differ."""
+    recorded_exit_code: int | None = None
+    exit_code: int | None = None
+    difference: str = ""
+    """Unified difference of the outputs, recorded first."""
+    cause: str = ""
+    """Of an expected difference."""
+    stale: bool = False
+    """An expectation names this step, and nothing differs."""
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplayReport:
+    """All that was replayed."""
+
+    steps: tuple[Replayed, ...]
+    unused: tuple[Expectation, ...] = ()
+    """Expectations of steps that the record does not have."""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def ok(self) -> bool:
+        """Whether every difference was an expected one."""
+        return not self.count(Verdict.DRIFT)
+
+    def count(self, verdict: Verdict) -> int:
+        """Return how many actions ended so."""
+        return sum(step.verdict is verdict for step in self.steps)
+
+
+def load_expectations(path: Path) -> tuple[Expectation, ...]:
+    """Return the known differences in a TOML file: a list of `[[step]]` tables.
+
+    Each has `step`, `kind`, `cause`, and as far as wanted `fields`, `compare` and `match`.
+
+    Raises:
+        TaskError: The file cannot be read, or an entry makes no sense.
+    """
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise TaskError(
+            f"cannot read the expectations {path}: {error.strerror}", hint="check --expect"
+        ) from error
+    except ValueError as error:
+        raise TaskError(f"the expectations {path} are no TOML: {error}") from error
+    entries = data.pop("step", [])
+    if data or not isinstance(entries, list):
+        raise TaskError(f"the expectations {path} must be a list of [[step]] tables")
+    return tuple(_expectation(entry, path) for entry in entries)
+
+
+def _expectation(entry: Any, path: Path) -> Expectation:
+    try:
+        found = Expectation(
+            **{
+                **entry,
+                "fields": tuple(entry.get("fields", ("output",))),
+                "compare": Compare(entry.get("compare", "any")),
+            }
+        )
+        if found.match is not None:
+            re.compile(found.match)
+        problem = _problem(found)
+    except (TypeError, ValueError, AttributeError, re.error) as error:
+        raise TaskError(f"an expectation in {path} makes no sense: {error}") from error
+    if problem:
+        raise TaskError(f"the expectation of step {found.step} in {path} {problem}")
+    return found
+
+
+def _problem(found: Expectation) -> str | None:
+    if found.step < 1:
+        return "needs a step number from 1"
+    if found.kind not in KINDS:
+        return f"has the kind {found.kind!r}; the kinds are: {', '.join(KINDS)}"
+    if not found.cause.strip():
+        return "gives no cause"
+    unknown = set(found.fields) - set(FIELDS)
+    return f"excuses {sorted(unknown)[0]!r}, which is none of {FIELDS}" if unknown else None
+
+
+def replay(
+    trajectory: Trajectory,
+    sandbox: Computer,
+    expectations: Sequence[Expectation] = (),
+    *,
+    context: ToolContext | None = None,
+    on_step: Callable[[Replayed], None] | None = None,
+) -> ReplayReport:
+    """Execute the actions of a record again and compare.
+
+    Args:
+        trajectory: The record.
+        sandbox: A fresh one, with the input files of the record in place.
+        expectations: Known differences.
+        context: Time of the tools; what they show is not cut, or there were nothing to compare.
+        on_step: Told of each action when it is compared.
+
+    Raises:
+        SandboxLiteError: The sandbox failed.
+    """
+    roomy = replace(
+        context or ToolContext(timeout_seconds=900.0), max_lines=10**9, max_bytes=64 * MIB
+    )
+    make_directories(sandbox, trajectory.directories)
+    done: list[Replayed] = []
+    for step in trajectory.steps:
+        known = [one for one in expectations if one.step == step.index]
+        for call, observation in zip(step.calls, step.observations, strict=True):
+            if trajectory.source == "published":
+                _go_back(sandbox, trajectory.directories[0], call)
+            done.append(_again(step, call, observation, sandbox, known, roomy))
+            if on_step is not None:
+                on_step(done[-1])
+    indexes = {step.index for step in trajectory.steps}
+    notes = ["the shell keeps its state between commands; a recorder may have used fresh ones"]
+    if trajectory.source == "published":
+        notes = ["each recorded command ran in a fresh bash; here one shell ran them all"]
+    return ReplayReport(
+        steps=tuple(done),
+        unused=tuple(one for one in expectations if one.step not in indexes),
+        notes=tuple(notes),
+    )
+
+
+def _go_back(sandbox: Computer, directory: str, call: ToolCall) -> None:
+    """Go to where the recorder's fresh shell started."""
+    found = tools.find(call.name)
+    if found is not None and found.name == "execute_bash":
+        sandbox.run(f"cd -- {shlex.quote(directory)}", timeout=60)
+
+
+def _again(
+    step: Step,
+    call: ToolCall,
+    observation: Observation,
+    sandbox: Computer,
+    known: Sequence[Expectation],
+    context: ToolContext,
+) -> Replayed:
+    started = time.monotonic()
+    seen = tools.call(sandbox, call, context)
+    seconds = time.monotonic() - started
+    tool = tools.find(call.name)
+    name = tool.name if tool else call.name
+    recorded = parse(observation.content, name)
+    found = parse(seen.content, name)
+    fields: list[str] = []
+    # the words of `submit` are the recorder's own, and it does nothing in the sandbox
+    if not (seen.final and name == "submit"):
+        if recorded.exit_code != found.exit_code:
+            fields.append("exit_code")
+        if not same_output(recorded.output, found.output):
+            fields.append("output")
+    excuse = next(
+        (one for one in known if one.excuses(fields, found.output, recorded.output)), None
+    )
+    verdict = Verdict.SAME
+    if fields:
+        verdict = Verdict.EXPECTED if excuse else Verdict.DRIFT
+    return Replayed(
+        step=step.index,
+        tool=name,
+        action=_action(call),
+        verdict=verdict,
+        fields=tuple(fields),
+        recorded_exit_code=recorded.exit_code,
+        exit_code=found.exit_code,
+        difference=_difference(recorded.output, found.output) if "output" in fields else "",
+        cause=f"{excuse.kind}: {excuse.cause}" if fields and excuse else "",
+        stale=bool(known) and not fields,
+        seconds=seconds,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parsed:
+    """An observation in the form in which two recorders' can be compared."""
+
+    output: str
+    exit_code: int | None = field(default=None)
+
+
+def parse(text: str, tool: str) -> Parsed:
+    """Return exit code and output of an observation, ours or a published one."""
+    text = readable(text).replace("\r", "")
+    exit_code = None
+    if tool == "execute_bash":
+        match = _EXIT.match(text)
+        if match is not None:
+            exit_code, text = int(match[1]), text[match.end() :]
+        text = _NOTES.sub("", text)
+    heading = _HEADING.match(text)
+    if heading is not None:
+        text = text[heading.end() :]
+    if tool == "execute_bash":
+        text = re.sub(r"\n+\[STDERR\]\n", "\n[STDERR]\n", _STREAM.sub(r"[\1]", text))
+        text = re.sub(r"^\[STDOUT\]\n\(no output\)\s*\Z", "[STDOUT]", text)
+    else:
+        # the recorder's editor expanded tabs, and ended every file with one more newline
+        text = _NUMBERED.sub(lambda m: f"{m[1]}\t{m[2].expandtabs()}", text)
+        text = _EMPTY_TAIL.sub("", text)
+    lines = (line.rstrip() for line in text.split("\n"))
+    return Parsed(output="\n".join(lines).rstrip("\n"), exit_code=exit_code)
+
+
+def same_output(recorded: str, found: str) -> bool:
+    """Return whether two outputs are the same as far as both show them."""
+    if recorded == found:
+        return True
+    pieces, other = (
+        [piece.strip() for piece in _CLIPPED.split(text)] for text in (recorded, found)
+    )
+    if len(pieces) == 1:
+        pieces, other = other, pieces
+    if len(pieces) == 1:
+        return False
+    if len(other) == 1:
+        return _holds_in_order(other[0], pieces)
+    heads = sorted((pieces[0], other[0]), key=len)
+    tails = sorted((pieces[-1], other[-1]), key=len)
+    return heads[1].startswith(heads[0]) and tails[1].endswith(tails[0])
+
+
+def _holds_in_order(whole: str, pieces: Sequence[str]) -> bool:
+    """Return whether `whole` begins with the first piece, ends with the last, has all between."""
+    if not whole.startswith(pieces[0]):
+        return False
+    at = len(pieces[0])
+    for piece in pieces[1:-1]:
+        start = whole.find(piece, at)
+        if start < 0:
+            return False
+        at = start + len(piece)
+    return len(whole) - at >= len(pieces[-1]) and whole.endswith(pieces[-1])
+
+
+def _form(text: str, compare: Compare) -> object:
+    lines = [line for line in text.split("\n") if line.strip()]
+    match compare:
+        case Compare.ANY:
+            return None
+        case Compare.LINES:
+            return Counter(lines)
+        case Compare.WORDS:
+            return Counter(re.findall(r"\w+", text))
+        case Compare.LAST_LINE:
+            return lines[-1:]
+
+
+def _action(call: ToolCall) -> str:
+    try:
+        given = json.loads(call.arguments)
+        words = given.get("command", ""), given.get("path", "")
+    except (ValueError, AttributeError):
+        return call.arguments
+    return " ".join(str(word) for word in words if word)
+
+
+def _difference(recorded: str, found: str, most: int = 60) -> str:
+    rows = difflib.unified_diff(
+        recorded.split("\n"), found.split("\n"), "recorded", "replayed", lineterm="", n=1
+    )
+    lines = list(rows)
+    if len(lines) > most:
+        lines = [*lines[:most], f"... {len(lines) - most} more lines"]
+    return "\n".join(lines)
