@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import shutil
 import signal
@@ -385,3 +386,16 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path) -> None:
         build()
     assert leftovers(store) == []
     assert store.list() == ()
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])
+def test_a_file_system_without_locks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(HostError, match="cannot hold the store") as caught:
+        put(Store(tmp_path / "store"), "small")
+    assert "SANDBOX_LITE_HOME" in str(caught.value.hint)

@@ -77,7 +77,7 @@ def export_archive(
     name: str,
     target: Path,
     *,
-    level: int = 9,
+    level: int = 3,
     progress: Progress | None = None,
 ) -> str:
     """Write a rootfs to `target` and its checksum beside it; return the sha256 of the archive.

@@ -153,7 +153,7 @@ class VerifyResult:
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _DENIED = (errno.EACCES, errno.EPERM, errno.EROFS)
-_WRONG_KIND = (errno.ENOTDIR, errno.EEXIST, errno.EISDIR)
+_WRONG_KIND = (errno.ENOTDIR, errno.EEXIST)
 _UNABLE = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.ESTALE)
 _ELSEWHERE = f"set {places.HOME_VARIABLE} to a directory on a local disk"
 
@@ -173,7 +173,8 @@ def explain(error: OSError, doing: str) -> SandboxLiteError:
         return RootfsError(message, hint=hint)
     if error.errno in _UNABLE:
         return HostError(f"{message}: this file system cannot hold the store", hint=_ELSEWHERE)
-    return RootfsError(message)
+    hints = {errno.ENOENT: "check the path", errno.EISDIR: "name a file, not a directory"}
+    return RootfsError(message, hint=hints.get(error.errno or 0))
 
 
 @contextmanager
@@ -272,7 +273,15 @@ class Store:
                 return ()
             self._check_format()
             names = sorted(p.name for p in self.path.iterdir() if _NAME.fullmatch(p.name))
-            return tuple(self._info(name) for name in names if (self.path / name).is_symlink())
+            found = []
+            for name in names:
+                if (self.path / name).is_symlink():
+                    try:
+                        found.append(self._info(name))
+                    except RootfsError:
+                        if (self.path / name).is_symlink():  # else it was removed meanwhile
+                            raise
+            return tuple(found)
 
     def info(self, name: str) -> RootfsInfo:
         """Return what the store knows of one rootfs.
@@ -472,11 +481,13 @@ class Store:
             raise self._unknown(name) from None
 
     def _info(self, name: str) -> RootfsInfo:
-        path = self._target(name)
         again = f"run: sandbox-lite rootfs rm {name}, then build or import it again"
+        path = self._target(name)
         try:
             text = (path / "rootfs.json").read_bytes()
         except FileNotFoundError:
+            if self._target(name) != path:  # replaced and swept since the look at its link
+                return self._info(name)
             raise RootfsError(
                 f"rootfs {name!r} is incomplete: {path} lacks its description", hint=again
             ) from None
