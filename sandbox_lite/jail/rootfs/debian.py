@@ -313,7 +313,7 @@ class _Build:
         self.progress("clean", 0, 1, "steps")
         # inside, where a link of the tree cannot lead the removal to files of the host
         patterns = " ".join(_quoted(pattern) for pattern in self.recipe.remove)
-        removal = f"\nshopt -s nullglob dotglob\nrm -rf -- {patterns}\n" if patterns else ""
+        removal = f"\nshopt -s nullglob dotglob globstar\nrm -rf -- {patterns}\n" if patterns else ""
         self.jail.run(["bash", "-euc", CLEAN + removal], doing="clean up")
         self.progress("clean", 1, 1, "steps")
 
