@@ -1,0 +1,128 @@
+"""The program: its commands, and how every end of one becomes an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+import sandbox_lite
+from sandbox_lite.cli import config, doctor, execute, replay, rootfs, shell, signals
+from sandbox_lite.cli import run as running
+from sandbox_lite.cli.terminal import debugging, fail, one_line
+from sandbox_lite.errors import SandboxLiteError, SpecError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_BROKEN_PIPE = 141
+"""What a shell says of a program that SIGPIPE ended."""
+
+# typer carries click inside itself since 0.28; the base of its errors is the same in both
+_ClickError: type[Exception] = next(
+    kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException"
+)
+
+app = typer.Typer(
+    name="sandbox-lite",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"sandbox-lite {sandbox_lite.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool,
+        typer.Option("--version", metavar="", callback=_show_version, is_eager=True, help="Print the version."),
+    ] = False,
+) -> None:
+    """A language model's own computer: a rootless sandbox, and an agent that works in it.
+
+    \b
+    Examples:
+      sandbox-lite doctor                        can this machine do it?
+      sandbox-lite rootfs build standard         make the root file system, once
+      sandbox-lite demo                          see it work, with no model and no key
+      sandbox-lite run "TASK" --input DIR        let a model solve a task
+      sandbox-lite exec -- python3 -c 'print(1)' run a program in a fresh sandbox
+      sandbox-lite shell                         look round in one yourself
+    """
+
+
+for name, command in (
+    ("run", running.run),
+    ("exec", execute.execute),
+    ("shell", shell.shell),
+    ("replay", replay.replay),
+    ("doctor", doctor.doctor),
+):
+    settings = {"allow_interspersed_args": False} if name == "exec" else {}
+    app.command(name, context_settings=settings)(command)
+app.add_typer(rootfs.app, name="rootfs")
+app.add_typer(config.app, name="config")
+
+
+def start(arguments: Sequence[str]) -> int:
+    """Run one command of the program; return its exit code. All that fails is printed here."""
+    signals.install()
+    for stream in (sys.stdout, sys.stderr):
+        # a locale that cannot show a character must not end the program
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    try:
+        code = app(args=list(arguments), prog_name="sandbox-lite", standalone_mode=False)
+        sys.stdout.flush()
+    except SandboxLiteError as error:
+        if debugging():
+            traceback.print_exc()
+        return fail(error)
+    except _ClickError as error:
+        return _usage(error)
+    except KeyboardInterrupt:
+        code = signals.exit_code()
+    except BrokenPipeError:
+        return _quiet()
+    except SystemExit as stop:
+        # how typer ends where the reader of a pipe has gone away
+        if isinstance(stop.__context__, BrokenPipeError):
+            return _quiet()
+        code = stop.code
+    except Exception as error:  # noqa: BLE001  # the last place: the user gets a line, not a dump
+        if debugging():
+            traceback.print_exc()
+        what = f"{type(error).__name__}: {one_line(str(error))}"
+        print(f"sandbox-lite: error: {what}", file=sys.stderr)
+        print("hint: SANDBOX_LITE_DEBUG=1 shows where; please report it", file=sys.stderr)
+        return 125
+    code = code if isinstance(code, int) else 0
+    # typer makes 130 of every KeyboardInterrupt; a program in a sandbox may end so by itself
+    if code == 130 and signals.received():
+        code = signals.exit_code()
+        print("sandbox-lite: interrupted", file=sys.stderr)
+    return code
+
+
+def _usage(error: Exception) -> int:
+    context = getattr(error, "ctx", None)
+    where = f"{context.command_path} --help" if context is not None else "sandbox-lite --help"
+    message = getattr(error, "format_message", lambda: str(error))()
+    if context is not None and not message:  # no arguments at all: its help was printed
+        return 2
+    return fail(SpecError(message.rstrip("."), hint=f"run: {where}"))
+
+
+def _quiet() -> int:
+    # what is left in the buffer would fail again at the interpreter's end
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return _BROKEN_PIPE

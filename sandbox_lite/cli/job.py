@@ -1,0 +1,282 @@
+"""One run from its first check to its `run.json`, for `run` and `demo`; a `View` shows it."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import json
+import os
+import platform
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import sandbox_lite
+from sandbox_lite.agent.loop import Agent, AgentLimits
+from sandbox_lite.agent.model import Model, ModelSettings
+from sandbox_lite.agent.tools import ToolContext
+from sandbox_lite.agent.trajectory import StopReason, TrajectoryWriter
+from sandbox_lite.cli import signals, transfer
+from sandbox_lite.cli.terminal import status
+from sandbox_lite.config import OPTIONS
+from sandbox_lite.errors import FileAccessError, HostError, SandboxLiteError, SpecError
+from sandbox_lite.jail.sandbox import Sandbox
+from sandbox_lite.spec import Limits
+
+if TYPE_CHECKING:
+    from sandbox_lite.agent.prompt import Prompt
+    from sandbox_lite.agent.trajectory import Trajectory
+    from sandbox_lite.cli.view import View
+    from sandbox_lite.config import Settings
+    from sandbox_lite.jail.transfer import TransferReport
+
+FORMAT = 1
+"""Of `run.json`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """What a model is to do, with what."""
+
+    task: str
+    settings: Settings
+    prompt: Prompt
+    input_dir: Path | None = None
+    """Copied in before."""
+    output_dir: Path | None = None
+    """Takes what came out, beside `files` of the run."""
+    run_dir: Path | None = None
+    """Where the run is kept; None is a fresh one below `settings.runs_dir`."""
+    api_key: str | None = dataclasses.field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobResult:
+    """What became of it."""
+
+    directory: Path
+    """Holds `trajectory.jsonl`, `files/` and `run.json`."""
+    trajectory: Trajectory
+    exit_code: int
+    files: TransferReport | None
+    """None: nothing could be copied out."""
+    error: SandboxLiteError | None = None
+    """What failed, where something did."""
+
+
+def perform(job: Job, view: View) -> JobResult:
+    """Let a model work on a task; return what became of it, also when it was interrupted.
+
+    Raises:
+        SpecError: The request makes no sense; nothing was started.
+        SandboxLiteError: Model or sandbox could not be started; no run was begun.
+    """
+    settings, prompt = job.settings, job.prompt
+    transfer.checked_input(job.input_dir)
+    transfer.checked_output(job.output_dir)
+    _checked_run_dir(job)
+    sandbox = Sandbox(
+        settings.rootfs, network=settings.network, workdir=prompt.working_dir,
+        limits=Limits(timeout_seconds=settings.timeout),
+    )  # fmt: skip
+    with Model(_model_settings(job)) as model, sandbox:
+        transfer.send(sandbox, job.input_dir, prompt.input_dir)
+        directory = _make_run_dir(job)
+        record = _Record(directory, job, sandbox)
+        view.begin(job, sandbox.enforcement, directory)
+        with TrajectoryWriter(directory / "trajectory.jsonl") as writer:
+            agent = Agent(
+                sandbox, model, prompt,
+                AgentLimits(
+                    steps=settings.max_steps, tokens=settings.max_tokens,
+                    seconds=settings.max_seconds,
+                ),
+                context=ToolContext(timeout_seconds=settings.timeout, on_output=view.output),
+                writer=writer, on_call=view.call, on_step=view.step,
+            )  # fmt: skip
+            return _work(agent, job, record, view)
+
+
+def _work(agent: Agent, job: Job, record: _Record, view: View) -> JobResult:
+    trajectory = None
+    try:
+        with view:
+            trajectory = agent.run(job.task)
+    except KeyboardInterrupt:
+        pass  # it came between two steps; what was done is on record
+    finally:
+        # whatever went wrong, what was produced comes out
+        if trajectory is None:
+            trajectory = dataclasses.replace(agent.trajectory, stop=StopReason.INTERRUPTED)
+        record.write(trajectory, _exit_code(trajectory), None)
+        try:
+            files, error = _saved(record.sandbox, job, record.directory)
+        except KeyboardInterrupt:
+            files, error = None, None
+            trajectory = dataclasses.replace(trajectory, stop=StopReason.INTERRUPTED)
+        failed = _failure(trajectory) or error
+        code = _exit_code(trajectory) if error is None else error.exit_code
+        record.write(trajectory, code, files, error)
+    result = JobResult(
+        directory=record.directory, trajectory=trajectory, exit_code=code, files=files, error=failed
+    )
+    view.end(result)
+    return result
+
+
+def _exit_code(trajectory: Trajectory) -> int:
+    if trajectory.stop is StopReason.INTERRUPTED:
+        return signals.exit_code()
+    return 125 if trajectory.stop is None else trajectory.stop.exit_code
+
+
+def _failure(trajectory: Trajectory) -> SandboxLiteError | None:
+    if trajectory.error is None:
+        return None
+    return SandboxLiteError(trajectory.error, hint=trajectory.hint)
+
+
+def _saved(
+    sandbox: Sandbox, job: Job, directory: Path
+) -> tuple[TransferReport | None, SandboxLiteError | None]:
+    """Copy the output to the run's own directory and to the user's; both are tried."""
+    found, failed = None, None
+    for target in (directory / "files", job.output_dir):
+        if target is None:
+            continue
+        try:
+            found = transfer.fetch(sandbox, job.prompt.output_dir, target)
+        except SandboxLiteError as error:
+            if isinstance(error, FileAccessError) and error.errno == errno.ENOENT:
+                status(f"note: nothing came out: there is no {job.prompt.output_dir}")
+                return None, None
+            failed = SandboxLiteError(
+                f"the output could not be copied to {target}: {error.message}", hint=error.hint
+            )
+    if found is not None:
+        transfer.say_skipped(found, "copied out")
+    return found, failed
+
+
+def _model_settings(job: Job) -> ModelSettings:
+    settings = job.settings
+    if settings.model is None:
+        raise SpecError(
+            "no model is named",
+            hint="give --model NAME, or: sandbox-lite config set model NAME; "
+            "without any model: sandbox-lite demo",
+        )
+    return ModelSettings(
+        model=settings.model,
+        base_url=settings.base_url,
+        api_key=job.api_key or settings.api_key(),
+        temperature=settings.temperature,
+        max_tokens=settings.completion_tokens,
+        timeout=settings.model_timeout,
+        max_retries=settings.model_retries,
+        extra_body=dict(settings.extra_body or {}),
+    )
+
+
+def _checked_run_dir(job: Job) -> None:
+    if job.run_dir is None:
+        transfer.checked_output(Path(job.settings.runs_dir), "--runs-dir")
+        return
+    transfer.checked_output(job.run_dir, "--run-dir")
+    if job.run_dir.exists() and any(job.run_dir.iterdir()):
+        raise SpecError(
+            f"--run-dir: {job.run_dir} is not empty, and no run is overwritten",
+            hint="name a new directory",
+        )
+
+
+def _make_run_dir(job: Job) -> Path:
+    try:
+        if job.run_dir is not None:
+            job.run_dir.mkdir(parents=True, exist_ok=True)
+            return job.run_dir
+        words = re.findall(r"[a-z0-9]+", job.task.lower())
+        slug = "-".join(words)[:40].strip("-") or "run"
+        stamp = datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
+        above = Path(job.settings.runs_dir)
+        above.mkdir(parents=True, exist_ok=True)
+        for number in range(1, 1000):
+            directory = above / (f"{stamp}-{slug}" + (f"-{number}" if number > 1 else ""))
+            with contextlib.suppress(FileExistsError):
+                directory.mkdir()
+                return directory
+    except OSError as error:
+        raise HostError(
+            f"cannot make a directory for the run: {error.strerror} ({error.filename})",
+            hint="name another one with --run-dir",
+        ) from error
+    raise HostError(f"{above} is full of runs of this second", hint="name one with --run-dir")
+
+
+class _Record:
+    """`run.json`: written when the run begins, so that a killed one has it, and at its end."""
+
+    def __init__(self, directory: Path, job: Job, sandbox: Sandbox) -> None:
+        self.directory = directory
+        self.sandbox = sandbox
+        settings = job.settings
+        self._data: dict[str, Any] = {
+            "format": FORMAT,
+            "version": sandbox_lite.__version__,
+            "python": platform.python_version(),
+            "kernel": platform.release(),
+            "machine": platform.machine(),
+            "task": job.task,
+            "model": settings.model,
+            "settings": {
+                name: {"value": settings.shown(name), "origin": settings.origins.get(name)}
+                for name in OPTIONS
+            },
+            "api_key": "set" if job.api_key or settings.api_key() else "not set",
+            "input_dir": job.input_dir and str(job.input_dir),
+            "output_dir": job.output_dir and str(job.output_dir),
+            "enforcement": dataclasses.asdict(sandbox.enforcement),
+            "started": datetime.now(UTC).isoformat(timespec="seconds"),
+            "stop": None,
+        }
+        self._write()
+
+    def write(
+        self,
+        trajectory: Trajectory,
+        exit_code: int,
+        files: TransferReport | None,
+        error: SandboxLiteError | None = None,
+    ) -> None:
+        """Say how it ended."""
+        self._data |= {
+            "ended": datetime.now(UTC).isoformat(timespec="seconds"),
+            "stop": trajectory.stop,
+            "exit_code": exit_code,
+            "steps": len(trajectory.steps),
+            "tokens": dataclasses.asdict(trajectory.tokens),
+            "seconds": dataclasses.asdict(trajectory.seconds),
+            "answer": trajectory.answer,
+            "error": trajectory.error or (error and error.message),
+            "hint": trajectory.hint or (error and error.hint),
+            "files": files and dataclasses.asdict(files),
+        }
+        with contextlib.suppress(HostError):  # a full disk is told of by the copying
+            self._write()
+
+    def _write(self) -> None:
+        target = self.directory / "run.json"
+        stage = self.directory / f".run.json.{os.getpid()}"
+        text = json.dumps(self._data, indent=1, ensure_ascii=False, default=str)
+        try:
+            stage.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
+            stage.replace(target)
+        except OSError as error:
+            stage.unlink(missing_ok=True)
+            raise HostError(
+                f"cannot write {target}: {error.strerror}",
+                hint="free some space, or name another directory with --run-dir",
+            ) from error

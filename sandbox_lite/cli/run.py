@@ -1,0 +1,127 @@
+"""`run`: a model solves a task in a sandbox of its own."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sandbox_lite import config
+from sandbox_lite.cli.execute import Network, Rootfs
+from sandbox_lite.cli.terminal import fail
+from sandbox_lite.errors import SpecError
+
+Model = Annotated[str | None, typer.Option("--model", "-m", metavar="NAME", help="The model.")]
+BaseUrl = Annotated[
+    str | None, typer.Option("--base-url", metavar="URL", help="OpenAI-compatible server.")
+]
+AsJson = Annotated[
+    bool,
+    typer.Option(
+        "--json", metavar="", help="Print a JSON object for each step, and one for the end."
+    ),
+]
+
+
+def run(
+    task: Annotated[str, typer.Argument(metavar="TASK", help="What to do; - reads it from stdin.")],
+    input_dir: Annotated[
+        Path | None, typer.Option("--input", metavar="DIR", help="Copied in before.")
+    ] = None,
+    output_dir: Annotated[
+        Path | None, typer.Option("--output", metavar="DIR", help="Takes what comes out.")
+    ] = None,
+    model: Model = None,
+    base_url: BaseUrl = None,
+    api_key_env: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Variable that holds the API key.")
+    ] = None,
+    rootfs: Rootfs = None,
+    network: Network = None,
+    prompt: Annotated[
+        str | None, typer.Option(metavar="FILE", help="What the model is told (TOML).")
+    ] = None,
+    max_steps: Annotated[
+        str | None, typer.Option(metavar="N", help="Messages of the model.")
+    ] = None,
+    max_tokens: Annotated[
+        str | None, typer.Option(metavar="N", help="Tokens of the whole run.")
+    ] = None,
+    max_seconds: Annotated[
+        str | None, typer.Option(metavar="S", help="Seconds of the whole run.")
+    ] = None,
+    completion_tokens: Annotated[
+        str | None, typer.Option(metavar="N", help="Tokens of one answer of the model.")
+    ] = None,
+    temperature: Annotated[
+        str | None, typer.Option(metavar="T", help="Else the server decides.")
+    ] = None,
+    extra_body: Annotated[
+        str | None, typer.Option(metavar="JSON", help="Further members of every request.")
+    ] = None,
+    timeout: Annotated[
+        str | None, typer.Option(metavar="S", help="Seconds for one command inside.")
+    ] = None,
+    model_timeout: Annotated[
+        str | None, typer.Option(metavar="S", help="Seconds for one request to the server.")
+    ] = None,
+    model_retries: Annotated[
+        str | None, typer.Option(metavar="N", help="Further tries of a failed request.")
+    ] = None,
+    run_dir: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Where the run is kept; else ./runs/...")
+    ] = None,
+    runs_dir: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Where runs get directories of their own.")
+    ] = None,
+    as_json: AsJson = False,
+) -> int:
+    """Let a model solve a task in a sandbox of its own.
+
+    Every run leaves trajectory.jsonl, files/ and run.json in its directory, also when it fails or
+    Ctrl-C ends it. Exit codes: 0 submitted, 1 stopped without an answer, 2 a wrong request, 125 a
+    fault of ours or of the server, 130 Ctrl-C. Defaults: sandbox-lite config show.
+
+    \b
+    Examples:
+      sandbox-lite run "Which month had the highest sales?" --input data --model NAME
+      sandbox-lite run "..." --base-url http://127.0.0.1:8000/v1 --model NAME
+      sandbox-lite run - --network host --max-steps 30 < task.txt
+      sandbox-lite run "..." --json | jq .answer
+    """
+    settings = config.load(
+        {
+            "model": model, "base_url": base_url, "api_key_env": api_key_env, "rootfs": rootfs,
+            "network": network, "prompt": prompt, "max_steps": max_steps, "max_tokens": max_tokens,
+            "max_seconds": max_seconds, "completion_tokens": completion_tokens,
+            "temperature": temperature, "extra_body": extra_body, "timeout": timeout,
+            "model_timeout": model_timeout, "model_retries": model_retries, "runs_dir": runs_dir,
+        }
+    )  # fmt: skip
+    # all that follows is slow to import, and --help needs none of it
+    from sandbox_lite.agent import prompt as prompts
+    from sandbox_lite.cli import view
+    from sandbox_lite.cli.job import Job, perform
+
+    job = Job(
+        task=_read(task),
+        settings=settings,
+        prompt=prompts.load(Path(settings.prompt) if settings.prompt else None),
+        input_dir=input_dir,
+        output_dir=output_dir,
+        run_dir=run_dir,
+    )
+    result = perform(job, view.choose(as_json=as_json))
+    if result.error is not None:
+        fail(result.error)
+    return result.exit_code
+
+
+def _read(task: str) -> str:
+    if task == "-":
+        task = sys.stdin.buffer.read().decode(errors="replace")
+    if not task.strip():
+        raise SpecError("the task is empty", hint='sandbox-lite run "What is to be done"')
+    return task.strip()

@@ -1,0 +1,130 @@
+"""`shell`: a person's terminal in a fresh sandbox."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import termios
+import tty
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sandbox_lite import config
+from sandbox_lite.cli import transfer
+from sandbox_lite.cli.execute import Env, Mounts, Network, Rootfs, Workdir, mounts, variables
+from sandbox_lite.cli.terminal import status
+from sandbox_lite.errors import SpecError
+from sandbox_lite.spec import Limits
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from sandbox_lite.jail.interaction import Interaction
+    from sandbox_lite.spec import Enforcement
+
+# The rootfs may not know the person's terminal. readline puts back the modes it found before each
+# command, and those of the sandbox's terminal do not echo.
+_LINE = r"""
+t=${TERM:0:1}/$TERM
+[[ -e /usr/share/terminfo/$t || -e /lib/terminfo/$t || -e /etc/terminfo/$t ]] ||
+  TERM=xterm-256color
+stty sane rows ROWS columns COLUMNS
+bash --noprofile --rcfile <(printf '%s\n' \
+  "PS1='\[\e[1;36m\]sandbox\[\e[0m\]:\[\e[1;34m\]\w\[\e[0m\]# '" \
+  "alias ls='ls --color=auto' grep='grep --color=auto' ll='ls -l'" "unset HISTFILE") -i
+"""
+
+
+def shell(
+    rootfs: Rootfs = None,
+    network: Network = None,
+    env: Env = None,
+    mount: Mounts = None,
+    workdir: Workdir = "/testbed",
+    input_dir: Annotated[
+        Path | None,
+        typer.Option("--input", metavar="DIR", help=f"Copied to {transfer.INPUT} before."),
+    ] = None,
+    output_dir: Annotated[
+        Path | None,
+        typer.Option("--output", metavar="DIR", help=f"Takes {transfer.OUTPUT} at the end."),
+    ] = None,
+) -> int:
+    """Open a terminal in a fresh sandbox, which is gone when you leave it.
+
+    \b
+    Examples:
+      sandbox-lite shell
+      sandbox-lite shell --network host --input data
+      sandbox-lite shell --mount .:/src
+    """
+    from sandbox_lite.jail.sandbox import Sandbox
+
+    if not (os.isatty(0) and os.isatty(1)):
+        raise SpecError(
+            "a shell needs a terminal on its standard input and output",
+            hint="without one: sandbox-lite exec -c LINE",
+        )
+    settings = config.load({"rootfs": rootfs, "network": network})
+    source, target = transfer.checked_input(input_dir), transfer.checked_output(output_dir)
+    given = {"TERM": os.environ.get("TERM") or "dumb", **variables(env or ())}
+    sandbox = Sandbox(
+        settings.rootfs, network=settings.network, workdir=workdir, env=given,
+        mounts=mounts(mount or ()), limits=Limits(timeout_seconds=None),
+    )  # fmt: skip
+    with sandbox:
+        say_in_force(sandbox.enforcement)
+        status("nothing but the output directory outlives it; leave with exit or Ctrl-D")
+        transfer.send(sandbox, source)
+        with transfer.fetched_at_end(sandbox, target):
+            size = os.get_terminal_size(0)
+            line = _LINE.replace("ROWS", str(size.lines)).replace("COLUMNS", str(size.columns))
+            with sandbox.interact(line) as interaction, _following(interaction), _raw(0):
+                interaction.resize(size.lines, size.columns)
+                interaction.attach(0, 1)
+                result = interaction.finish()
+    return result.exit_code
+
+
+def say_in_force(enforcement: Enforcement) -> None:
+    """Print which rootfs and network the sandbox has."""
+    from sandbox_lite.jail import network
+
+    name, _, digest = enforcement.rootfs.partition(" ")
+    frozen = f" ({digest[:19]})" if digest else ""
+    mode = network.find(enforcement.network)
+    status(f"sandbox: rootfs {name}{frozen}, network {mode.name} ({mode.summary})")
+
+
+@contextlib.contextmanager
+def _raw(fd: int) -> Iterator[None]:
+    """Pass every key on as it is; the terminal is put back however the block ends."""
+    before = termios.tcgetattr(fd)
+    try:
+        tty.setraw(fd)
+        yield
+    finally:
+        # the program inside may have left it in the other screen, or without a cursor
+        termios.tcsetattr(fd, termios.TCSADRAIN, before)
+        if sys.stdout.isatty():
+            sys.stdout.flush()
+
+
+@contextlib.contextmanager
+def _following(interaction: Interaction) -> Iterator[None]:
+    """Tell the program inside of every new size of the window."""
+
+    def resized(*_: object) -> None:
+        with contextlib.suppress(OSError):
+            size = os.get_terminal_size(0)
+            interaction.resize(size.lines, size.columns)
+
+    before = signal.signal(signal.SIGWINCH, resized)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGWINCH, before)

@@ -1,0 +1,74 @@
+"""Ctrl-C, SIGTERM and SIGHUP: each unwinds the program, so that every `with` block is left."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import sys
+import threading
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import FrameType
+
+_received: list[int] = []
+
+
+def install() -> None:
+    """Let SIGTERM and SIGHUP end the program as Ctrl-C does."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        # one that is ignored stays so: nohup relies on it
+        if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
+            signal.signal(number, _interrupt)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    del frame
+    _received.append(number)
+    raise KeyboardInterrupt
+
+
+def received() -> bool:
+    """Return whether one of them has come."""
+    return bool(_received)
+
+
+def exit_code() -> int:
+    """Return 128 + the signal that ended us, as a shell has it; 130 for Ctrl-C."""
+    return 128 + (_received[0] if _received else signal.SIGINT)
+
+
+@contextlib.contextmanager
+def held(message: str) -> Iterator[None]:
+    """Let the block finish in spite of one such signal; a second one breaks it off.
+
+    Args:
+        message: What is being done, printed at the first.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    caught = False
+
+    def wait(number: int, frame: FrameType | None) -> None:
+        nonlocal caught
+        _received.append(number)
+        if caught:
+            raise KeyboardInterrupt
+        caught = True
+        del frame
+        print(f"\n{message}; press Ctrl-C again to give up", file=sys.stderr, flush=True)
+
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {n: signal.getsignal(n) for n in numbers}
+    for number, handler in before.items():
+        if handler is not signal.SIG_IGN:
+            signal.signal(number, wait)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if caught:
+        raise KeyboardInterrupt
