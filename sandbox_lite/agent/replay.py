@@ -94,6 +94,8 @@ class Expectation:
     compare: Compare = Compare.ANY
     match: str | None = None
     """Regular expression that must be found in the output of the replay."""
+    always: bool = True
+    """Whether it is worth telling when nothing differs; some causes depend on the machine."""
 
     def excuses(self, fields: Sequence[str], output: str, recorded: str) -> bool:
         """Return whether a difference in these fields is the one that is expected."""
@@ -148,7 +150,8 @@ class ReplayReport:
 def load_expectations(path: Path) -> tuple[Expectation, ...]:
     """Return the known differences in a TOML file: a list of `[[step]]` tables.
 
-    Each has `step`, `kind`, `cause`, and as far as wanted `fields`, `compare` and `match`.
+    Each has `step`, `kind`, `cause`, and as far as wanted `fields`, `compare`, `match` and
+    `always`.
 
     Raises:
         TaskError: The file cannot be read, or an entry makes no sense.
@@ -286,7 +289,7 @@ def _again(
         exit_code=found.exit_code,
         difference=_difference(recorded.output, found.output) if "output" in fields else "",
         cause=f"{excuse.kind}: {excuse.cause}" if fields and excuse else "",
-        stale=bool(known) and not fields,
+        stale=not fields and any(one.always for one in known),
         seconds=seconds,
     )
 

@@ -210,6 +210,7 @@ def test_expectation_excuses_what_its_cause_can_do(
 
 
 def test_expectation_that_no_longer_holds_is_told(sandbox: FakeSandbox) -> None:
+    assert not again(sandbox, "echo a", 0, "a", known(always=False)).steps[0].stale
     report = again(sandbox, "echo a", 0, "a", known(), known(step=9))
     assert report.ok
     assert report.steps[0].stale
