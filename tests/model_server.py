@@ -25,6 +25,8 @@ class Scripted:
     headers: Mapping[str, str] = field(default_factory=dict)
     hang: bool = False
     """Never answer, until the server is closed."""
+    trickle: bool = False
+    """Send one byte now and then, until the server is closed."""
     close: bool = False
     """Close the connection in the middle of the body."""
 
@@ -129,9 +131,16 @@ class ModelServer(AbstractContextManager["ModelServer"]):
             return
         handler.send_response(reply.status)
         handler.send_header("content-type", reply.content_type)
-        handler.send_header("content-length", str(len(reply.body) + 100 * reply.close))
+        handler.send_header(
+            "content-length", str(len(reply.body) + 10**6 * (reply.close or reply.trickle))
+        )
         for name, value in reply.headers.items():
             handler.send_header(name, value)
         handler.end_headers()
+        while reply.trickle and not self._closing.wait(0.05):
+            try:
+                handler.wfile.write(b" ")
+            except OSError:
+                return
         handler.wfile.write(reply.body)
         handler.close_connection = reply.close or handler.close_connection

@@ -20,8 +20,9 @@ from sandbox_lite.agent.tools.tool import ToolCall
 from sandbox_lite.errors import ContextLengthError, HostError, ModelError, SpecError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
+    import httpx2
     import openai
 
 Message = dict[str, Any]
@@ -184,7 +185,7 @@ class Model(AbstractContextManager["Model"]):
         client = self._client
         if left is not None and left < self.settings.timeout:
             # retries of the client would each take the whole time again
-            client = client.with_options(timeout=max(0.1, left), max_retries=0)
+            client = client.with_options(timeout=_timeouts(max(0.1, left)), max_retries=0)
         while True:
             parameters = self._parameters(messages, tools, max_tokens)
             try:
@@ -255,23 +256,58 @@ def _client(settings: ModelSettings) -> openai.OpenAI:
         import os
 
         key = os.environ.get("OPENAI_API_KEY") or "none"  # the client insists on one
-    http_client = None
-    if _host(settings.base_url or "") in ("localhost", "127.0.0.1", "::1"):
-        # a proxy for the world outside would be asked for this machine's own server
-        http_client = openai.DefaultHttpxClient(trust_env=False)
     try:
         return openai.OpenAI(
             api_key=key,
             base_url=settings.base_url,
-            timeout=settings.timeout,
+            timeout=_timeouts(settings.timeout),
             max_retries=settings.max_retries,
-            http_client=http_client,
+            http_client=_http_client(_host(settings.base_url or "")),
         )
     except openai.OpenAIError as error:
         raise ModelError(
             "no API key is set",
             hint="set OPENAI_API_KEY, or name a server of your own with --base-url",
         ) from error
+
+
+def _timeouts(seconds: float) -> httpx2.Timeout:
+    import httpx2
+
+    return httpx2.Timeout(seconds, connect=min(10.0, seconds))
+
+
+def _http_client(host: str) -> httpx2.Client:
+    """Return a client that bounds the time of a whole answer, as its `read` time-out bounds a part.
+
+    A server that sends one byte now and then would hold a call for ever.
+    """
+    import httpx2
+    import openai
+
+    class Bounded(httpx2.SyncByteStream):
+        def __init__(self, stream: httpx2.SyncByteStream, seconds: float | None) -> None:
+            self._stream = stream
+            self._end = None if seconds is None else time.monotonic() + seconds
+
+        def __iter__(self) -> Iterator[bytes]:
+            for part in self._stream:
+                if self._end is not None and time.monotonic() > self._end:
+                    raise httpx2.ReadTimeout("the answer was not complete in time")
+                yield part
+
+        def close(self) -> None:
+            self._stream.close()
+
+    def bound(response: httpx2.Response) -> None:
+        seconds = response.request.extensions.get("timeout", {}).get("read")
+        response.stream = Bounded(cast("httpx2.SyncByteStream", response.stream), seconds)
+
+    return openai.DefaultHttpxClient(
+        # a proxy for the world outside would be asked for this machine's own server
+        trust_env=host not in ("localhost", "127.0.0.1", "::1"),
+        event_hooks={"response": [bound]},
+    )
 
 
 def _host(url: str) -> str:
@@ -392,13 +428,12 @@ def _completion(answer: object, messages: Sequence[Message], seconds: float) -> 
     reasoning = next((_plain(data[key]) for key in _REASONING[:2] if data.get(key)), "")
     wire_calls = [item for item in data.get("tool_calls") or () if isinstance(item, dict)]
     calls = tuple(_call(item, number) for number, item in enumerate(wire_calls))
-    message: Message = {"role": "assistant", "content": text or None}
+    # "" rather than null: local servers' chat templates print a null as "None"
+    message: Message = {"role": "assistant", "content": text}
     if wire_calls:
         message["tool_calls"] = [
             _echo(item, call) for item, call in zip(wire_calls, calls, strict=True)
         ]
-    elif not text:
-        message["content"] = ""  # a message needs one of both
     message |= {key: data[key] for key in _REASONING if data.get(key)}
     return Completion(
         text=text or _plain(data.get("refusal")),

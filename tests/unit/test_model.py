@@ -261,6 +261,14 @@ def test_hanging_server_is_left(name: str) -> None:
     assert time.monotonic() - started < 10
 
 
+def test_server_that_sends_byte_by_byte_is_left(name: str) -> None:
+    started = time.monotonic()
+    with ModelServer(Scripted(trickle=True)) as server:
+        with pytest.raises(ModelError, match="did not answer in time"):
+            ask(server, name, timeout=0.4, max_retries=0)
+        assert time.monotonic() - started < 8
+
+
 def test_time_left_bounds_the_call_without_retries(name: str) -> None:
     with ModelServer(Scripted(hang=True)) as server:
         settings = ModelSettings(model=name, base_url=server.base_url, api_key=KEY)

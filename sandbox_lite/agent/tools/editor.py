@@ -12,7 +12,7 @@ import posixpath
 import re
 from typing import TYPE_CHECKING
 
-from sandbox_lite.agent.tools.tool import Refusal, Reply, Tool, readable
+from sandbox_lite.agent.tools.tool import Refusal, Reply, Tool
 from sandbox_lite.errors import FileAccessError
 from sandbox_lite.spec import format_size
 
@@ -27,6 +27,9 @@ SNIPPET_LINES = 4
 MAX_ENTRIES = 500
 """Shown of a directory."""
 
+_UNSHOWN = {0: "\\0", 0xFEFF: None}
+"""NUL, which some servers refuse, and the byte order mark."""
+
 
 def _edit(computer: Computer, arguments: Arguments, context: ToolContext) -> Reply:
     command, path = str(arguments["command"]), str(arguments["path"])
@@ -34,7 +37,7 @@ def _edit(computer: Computer, arguments: Arguments, context: ToolContext) -> Rep
         raise Refusal("`path` cannot hold a NUL byte.")
     if not path.startswith("/"):
         raise Refusal(f"`path` must be absolute, not {path!r}. Begin it with a slash.")
-    return Reply(content=readable(_COMMANDS[command](computer, path, arguments, context)))
+    return Reply(content=_COMMANDS[command](computer, path, arguments, context))
 
 
 def _read(computer: Computer, path: str, context: ToolContext) -> str:
@@ -66,7 +69,7 @@ def _lines(text: str) -> list[str]:
 
 def _numbered(lines: list[str], first: int) -> str:
     rows = (f"{number:6}\t{line.removesuffix(chr(13))}" for number, line in enumerate(lines, first))
-    return "\n".join(rows).encode(errors="replace").decode().replace("\ufeff", "")
+    return "\n".join(rows).encode(errors="replace").decode().translate(_UNSHOWN)
 
 
 def _cut(lines: list[str], first: int, context: ToolContext) -> str:
