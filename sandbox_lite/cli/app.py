@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import sandbox_lite
-from sandbox_lite.cli import config, doctor, execute, replay, rootfs, shell, signals
+from sandbox_lite.cli import config, demo, doctor, execute, replay, rootfs, shell, signals
 from sandbox_lite.cli import run as running
 from sandbox_lite.cli.terminal import debugging, fail, one_line
 from sandbox_lite.errors import SandboxLiteError, SpecError
@@ -45,7 +45,13 @@ def _show_version(wanted: bool) -> None:
 def _main(
     version: Annotated[
         bool,
-        typer.Option("--version", metavar="", callback=_show_version, is_eager=True, help="Print the version."),
+        typer.Option(
+            "--version",
+            metavar="",
+            callback=_show_version,
+            is_eager=True,
+            help="Print the version.",
+        ),
     ] = False,
 ) -> None:
     """A language model's own computer: a rootless sandbox, and an agent that works in it.
@@ -66,6 +72,7 @@ for name, command in (
     ("exec", execute.execute),
     ("shell", shell.shell),
     ("replay", replay.replay),
+    ("demo", demo.demo),
     ("doctor", doctor.doctor),
 ):
     settings = {"allow_interspersed_args": False} if name == "exec" else {}

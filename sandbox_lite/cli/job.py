@@ -95,9 +95,17 @@ def perform(job: Job, view: View) -> JobResult:
                     seconds=settings.max_seconds,
                 ),
                 context=ToolContext(timeout_seconds=settings.timeout, on_output=view.output),
-                writer=writer, on_call=view.call, on_step=view.step,
+                writer=writer,
+                on_call=lambda call: view.call(call, _said(agent)),
+                on_step=view.step,
             )  # fmt: skip
             return _work(agent, job, record, view)
+
+
+def _said(agent: Agent) -> str:
+    """Return what the model said with the calls that are being executed."""
+    message = agent.messages[-1]
+    return str(message.get("content") or message.get("reasoning_content") or "")
 
 
 def _work(agent: Agent, job: Job, record: _Record, view: View) -> JobResult:

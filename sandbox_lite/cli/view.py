@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
     from rich.live import Live
+    from rich.spinner import Spinner
 
     from sandbox_lite.agent.tools import ToolCall
     from sandbox_lite.agent.trajectory import Step
@@ -36,8 +37,8 @@ class View(AbstractContextManager["View"], Protocol):
     def begin(self, job: Job, enforcement: Enforcement, directory: Path) -> None:
         """The sandbox is there."""
 
-    def call(self, call: ToolCall) -> None:
-        """A tool call is about to be executed."""
+    def call(self, call: ToolCall, thought: str) -> None:
+        """A tool call is about to be executed; `thought` is what the model said with it."""
 
     def output(self, stream: str, data: bytes) -> None:
         """It writes something."""
@@ -131,8 +132,8 @@ class _Quiet(View):
         status(_model_line(job))
         status(f"run: {directory}")
 
-    def call(self, call: ToolCall) -> None:
-        del call
+    def call(self, call: ToolCall, thought: str) -> None:
+        del call, thought
 
     def output(self, stream: str, data: bytes) -> None:
         del stream, data
@@ -176,29 +177,37 @@ class PlainView(_Quiet):
     def __init__(self) -> None:
         super().__init__()
         self._index = 1
+        self._thought = ""
 
     def _lines(self, text: str, limit: int) -> None:
         for line in clip_lines(text, limit).split("\n"):
             self._print(f"    {line}")
 
-    def call(self, call: ToolCall) -> None:
+    def _think(self, thought: str) -> None:
+        """Print what the model said, once for all calls of a step."""
+        if thought and thought != self._thought:
+            self._print(f"[{self._index}] thought")
+            self._lines(visible(thought), _THOUGHT_LINES)
+        self._thought = thought
+
+    def call(self, call: ToolCall, thought: str) -> None:
         """Print the call before it is executed."""
+        self._think(thought)
         self._print(f"[{self._index}] {call.name}")
         self._lines(described(call), _CALL_LINES)
 
     def step(self, step: Step) -> None:
-        """Print what was observed and thought."""
+        """Print what was observed."""
+        if not step.calls:
+            self._think(step.thought or step.reasoning)
         for observation in step.observations:
+            self._print(f"[{step.index}] observation")
             self._lines(visible(observation.content), _OUTPUT_LINES)
-        thought = visible(step.thought or step.reasoning).strip()
-        if thought:
-            self._print(f"[{step.index}] thought")
-            self._lines(thought, _THOUGHT_LINES)
         seconds = step.seconds
         self._print(
             f"[{step.index}] {seconds.model:.1f} s model, {seconds.environment:.1f} s sandbox"
         )
-        self._index = step.index + 1
+        self._index, self._thought = step.index + 1, ""
 
     def end(self, result: JobResult) -> None:
         """Print answer and totals."""
@@ -216,9 +225,11 @@ class LiveView(_Quiet):
         super().__init__()
         self._screen = console()
         self._live: Live | None = None
+        self._spinner: Spinner | None = None
         self._job: Job | None = None
         self._started = self._since = time.monotonic()
         self._now: ToolCall | None = None
+        self._thought = ""
         self._tail = b""
         self._record: list[Step] = []
 
@@ -245,9 +256,10 @@ class LiveView(_Quiet):
         if self._live is not None:
             self._live.stop()
 
-    def call(self, call: ToolCall) -> None:
+    def call(self, call: ToolCall, thought: str) -> None:
         """Show the call as running."""
         self._now, self._tail, self._since = call, b"", time.monotonic()
+        self._thought = thought
 
     def output(self, stream: str, data: bytes) -> None:
         """Show the last lines of it."""
@@ -283,11 +295,17 @@ class LiveView(_Quiet):
         if self._now is not None:
             lines = [line[:width] for line in clip_lines(described(self._now), 4).split("\n")]
             tail = clip_lines(visible(self._tail.decode(errors="replace")), _TAIL_LINES, tail=True)
-            body = Text("\n".join(lines), style="bold", no_wrap=True, overflow="ellipsis")
+            body = Text(no_wrap=True, overflow="ellipsis")
+            if self._thought.strip():
+                body.append(clip_lines(visible(self._thought).strip(), 3) + "\n", style="italic")
+            body.append("\n".join(lines), style="bold cyan")
             if tail.strip():
-                body.append("\n" + tail, style="not bold dim")
+                body.append("\n" + tail, style="dim")
             yield Panel(body, border_style="yellow", title="running", title_align="left")
-        yield Spinner("dots", Text(self._status(), no_wrap=True, overflow="ellipsis"))
+        if self._spinner is None:
+            self._spinner = Spinner("dots")
+        self._spinner.update(text=Text(self._status(), no_wrap=True, overflow="ellipsis"))
+        yield self._spinner
 
     def _status(self) -> str:
         assert self._job is not None
