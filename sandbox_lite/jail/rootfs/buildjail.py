@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import os
-import ssl
+import re
 from collections import deque
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sandbox_lite.errors import RootfsError
-from sandbox_lite.jail import bwrap, process, programs, seccomp
+from sandbox_lite.errors import HostError, RootfsError
+from sandbox_lite.jail import bwrap, etc, host, process, programs, seccomp
 from sandbox_lite.spec import MIB
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from sandbox_lite.errors import SandboxLiteError
 
 _CA = "/run/ca-certificates.crt"
 _CA_VARIABLES = (
@@ -69,6 +71,7 @@ class BuildJail:
 
         Raises:
             RootfsError: It failed; the message ends in what it printed last.
+            HostError: bwrap could not start it.
         """
         tail: deque[str] = deque(maxlen=tail_lines)
 
@@ -81,8 +84,7 @@ class BuildJail:
             words, fds = self._words(argv, network, env or {}, held)
             code = _run(words, fds, take)
         if code != 0:
-            shown = "\n".join(list(tail)[-_SHOWN_LINES:])
-            raise RootfsError(f"could not {doing} (exit code {code}):\n{shown}".rstrip())
+            raise _failed(doing, code, list(tail)[-_SHOWN_LINES:])
         return "\n".join(tail)
 
     def _words(
@@ -118,6 +120,34 @@ class BuildJail:
         held.callback(os.close, fds[-1])
         words += ["--seccomp", str(fds[-1]), *bwrap.identity(hostname="sandbox"), "--chdir", "/"]
         return [*words, "--", *argv], fds
+
+
+_CAUSES = (
+    (r"No space left on device|Disk quota exceeded",
+     "the disk is full: free some space, or set SANDBOX_LITE_HOME to a directory on another one"),
+    (r"Unable to locate package|has no installation candidate|broken packages",
+     "the recipe names a package that its suite does not have, or two that exclude each other"),
+    (r"No matching distribution|from versions: none|ResolutionImpossible",
+     "the recipe names a version that the package index does not have"),
+    (r"name resolution|NewConnectionError|SSLError|SSLCertVerification|ProxyError|timed out",
+     "the package index cannot be reached from here: set PIP_INDEX_URL, https_proxy or "
+     "SSL_CERT_FILE as for a pip of your own"),
+)  # fmt: skip
+
+
+def _failed(doing: str, code: int, lines: Sequence[str]) -> SandboxLiteError:
+    shown = "\n".join(lines)
+    if lines and lines[-1].startswith("bwrap: "):
+        known = host.explain(lines[-1], programs.find_bwrap())
+        return known or HostError(
+            f"bwrap cannot {doing} on this machine: {lines[-1]}", hint="run: sandbox-lite doctor"
+        )
+    hint = next((hint for pattern, hint in _CAUSES if re.search(pattern, shown)), None)
+    return RootfsError(
+        f"could not {doing} (exit code {code}):\n{shown}".rstrip(),
+        hint=hint
+        or "nothing was stored; what failed stands above, so mend the recipe or try again",
+    )
 
 
 @contextmanager
@@ -172,29 +202,9 @@ def network_environment() -> dict[str, str]:
 
 
 def _certificates(tree: Path) -> bytes:
-    """Return the tree's own authorities and all that the host trusts, as PEM."""
-    bundles = []
+    """Return the tree's own authorities and those this host adds, as PEM; nothing if it adds none."""
+    bundle = b""
     with suppress(OSError):
-        bundles.append((tree / "etc/ssl/certs/ca-certificates.crt").read_bytes())
-    paths = ssl.get_default_verify_paths()
-    sources = {
-        *(Path(value) for name in _CA_VARIABLES if (value := os.environ.get(name))),
-        *(Path(file) for file in (paths.cafile, paths.openssl_cafile) if file),
-        *Path("/usr/local/share/ca-certificates").glob("*.crt"),
-    }
-    for source in sorted(sources):
-        try:
-            content = source.read_bytes()
-        except OSError:
-            continue  # named but not there, or not for us to read
-        # the public part alone: some keep a client's key in the same file
-        bundles.append(b"\n".join(_pem_certificates(content)))
-    return b"\n".join(bundles)
-
-
-def _pem_certificates(content: bytes) -> Iterator[bytes]:
-    begin, end = b"-----BEGIN CERTIFICATE-----", b"-----END CERTIFICATE-----"
-    for part in content.split(begin)[1:]:
-        body, mark, _ = part.partition(end)
-        if mark:
-            yield begin + body + end + b"\n"
+        bundle = (tree / etc.BUNDLE).read_bytes()
+    extra = etc.extra_certificates(bundle)
+    return bundle.rstrip() + b"\n" + b"".join(extra) if extra else b""

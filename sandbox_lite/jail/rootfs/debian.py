@@ -1,23 +1,21 @@
 """Building a Debian rootfs as an ordinary user, with nothing of Debian on the host.
 
 The signed Release file vouches for the indexes, the indexes for the packages. The essential set is
-unpacked here; from then on the tree's own dpkg and apt work in a jail on it, as fake root and without
-a network: what they want is fetched and checked here and laid where apt looks for it.
+unpacked here; from then on the tree's own dpkg and apt work in a jail on it, as fake root and
+without a network: what they want is fetched and checked here and laid where apt looks for it.
 """
 
 from __future__ import annotations
 
-import os
 import platform
 import re
 import shlex
 import shutil
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sandbox_lite.errors import HostError, RootfsError
-from sandbox_lite.jail import places
+from sandbox_lite.jail import host, places, programs
 from sandbox_lite.jail.rootfs import mirror as mirrors
 from sandbox_lite.jail.rootfs import release as releases
 from sandbox_lite.jail.rootfs.buildjail import BuildJail
@@ -29,6 +27,7 @@ from sandbox_lite.jail.rootfs.unpack import PathFilter, merge_usr, unpack, write
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
+    from pathlib import Path
 
     from sandbox_lite.jail.rootfs.packages import Package
     from sandbox_lite.jail.rootfs.recipe import Recipe
@@ -84,6 +83,8 @@ def build(
             f"no Debian rootfs for the architecture {platform.machine()!r}",
             hint="supported are x86_64 and aarch64",
         )
+    # before minutes of work: what could not be configured here could not be used here either
+    host.upper_kind(programs.find_bwrap())
     chosen = mirrors.choose(recipe, mirror=mirror)
     with (
         explained(f"build rootfs {recipe.name!r}"),
@@ -185,7 +186,6 @@ class _Build:
             (release, component, *release.index(component, self.architecture))
             for release in (*own, *older)
             for component in self.recipe.components
-            if release in own or component in ("main",)
         ]
         wanted = [one for _, _, _, one in places_]
         paths = self.downloads.files(wanted, tell=self._counter("index", _sum(wanted)))
@@ -262,7 +262,7 @@ class _Build:
             base = next((b for b in bases if url.startswith(f"{b}/")), "")
             url = bases.get(base, base) + url[len(base) :]
             wanted.append(Wanted(url=url, sha256=digest, size_bytes=int(size)))
-            files.append(os.path.basename(name))
+            files.append(name.rpartition("/")[2])
         self._lay_out(zip(files, self._fetch(wanted), strict=True))
 
         def on_line(line: str) -> None:
@@ -313,7 +313,7 @@ class _Build:
         self.progress("clean", 0, 1, "steps")
         # inside, where a link of the tree cannot lead the removal to files of the host
         patterns = " ".join(_quoted(pattern) for pattern in self.recipe.remove)
-        removal = f"\nshopt -s nullglob dotglob globstar\nrm -rf -- {patterns}\n" if patterns else ""
+        removal = f"shopt -s nullglob dotglob globstar\nrm -rf -- {patterns}\n"
         self.jail.run(["bash", "-euc", CLEAN + removal], doing="clean up")
         self.progress("clean", 1, 1, "steps")
 

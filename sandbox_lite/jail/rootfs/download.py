@@ -58,7 +58,7 @@ class Downloads:
             self.cache.mkdir(parents=True, exist_ok=True)
             self._tidy()
         self._client = httpx2.Client(
-            timeout=httpx2.Timeout(30, connect=15),
+            timeout=httpx2.Timeout(20, connect=10),
             limits=httpx2.Limits(max_connections=_PARALLEL),
             follow_redirects=True,
             # some mirrors compress what is compressed already; hashes are of the file itself
@@ -200,7 +200,7 @@ class Downloads:
             limit = time.time() - 86400 if entry.name.startswith(".") else oldest
             with suppress(FileNotFoundError):
                 if entry.stat(follow_symlinks=False).st_mtime < limit:
-                    os.unlink(entry.path)
+                    os.unlink(entry.path)  # noqa: PTH108  # an entry of scandir
 
 
 _VARIABLE = f"mirror ({MIRROR_VARIABLE})"

@@ -7,6 +7,7 @@ import re
 import shlex
 import shutil
 import subprocess
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,6 +31,8 @@ _SUITE = re.compile(
     r"(oldoldstable|oldstable|stable|testing|unstable|sid"
     r"|buster|bullseye|bookworm|trixie|forky|duke)(-security|-updates)?"
 )
+# where mirrors have Debian's archive, and where its snapshots are
+_PATH = re.compile(r"/debian(-security)?(/\d{8}T\d{6}Z)?/?$")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,39 +107,31 @@ def host_sources(apt: Path = _APT) -> Iterator[tuple[str, str]]:
 
 
 def _entries(apt: Path) -> Iterator[tuple[str, str]]:
-    parts = apt / "sources.list.d"
-    texts = [(apt / "sources.list", False)]
-    try:
-        texts += [(p, p.suffix == ".sources") for p in sorted(parts.iterdir())]
-    except OSError:
-        pass  # a host without apt
-    for path, modern in texts:
-        if not modern and path.suffix != ".list":
+    texts = [apt / "sources.list"]
+    with suppress(OSError):  # a host without apt
+        texts += sorted((apt / "sources.list.d").iterdir())
+    for path in texts:
+        parse = {".list": _one_line, ".sources": _modern}.get(path.suffix)
+        if parse is None:
             continue
         try:
             text = path.read_text(errors="replace")
         except OSError:
             continue
-        for url, suites in _modern(text) if modern else _one_line(text):
-            for suite in suites:
-                # `bookworm/updates` was how security was called before Debian 11
-                if _SUITE.fullmatch(suite) and not _foreign(url):
-                    yield url, suite
+        for url, suites, components in parse(text):
+            # vendors name Debian's suites too, but have neither its path nor its components
+            if "main" in components and _PATH.search(urlsplit(url).path):
+                yield from ((url, suite) for suite in suites if _SUITE.fullmatch(suite))
 
 
-def _foreign(url: str) -> bool:
-    # vendors name Debian's suites too: Debian's own archive is at .../debian or /debian-security
-    return re.search(r"/debian(-security)?/?$", urlsplit(url).path) is None
-
-
-def _modern(text: str) -> Iterator[tuple[str, list[str]]]:
+def _modern(text: str) -> Iterator[tuple[str, list[str], list[str]]]:
     for paragraph in re.split(r"\n[ \t]*\n", text):
         fields: dict[str, str] = {}
         name = ""
         for line in paragraph.splitlines():
             if line.startswith("#"):
                 continue
-            if line[:1] in " \t":
+            if line[:1] in (" ", "\t"):
                 fields[name] = f"{fields.get(name, '')} {line.strip()}"
             elif ":" in line:
                 name, _, value = line.partition(":")
@@ -145,14 +140,14 @@ def _modern(text: str) -> Iterator[tuple[str, list[str]]]:
         enabled = fields.get("enabled", "yes").lower() not in ("no", "false", "0")
         if enabled and "deb" in fields.get("types", "").split():
             for url in fields.get("uris", "").split():
-                yield url, fields.get("suites", "").split()
+                yield url, fields.get("suites", "").split(), fields.get("components", "").split()
 
 
-def _one_line(text: str) -> Iterator[tuple[str, list[str]]]:
+def _one_line(text: str) -> Iterator[tuple[str, list[str], list[str]]]:
     for line in text.splitlines():
-        match = re.match(r"\s*deb\s+(?:\[[^]]*\]\s*)?(\S+)\s+(\S+)\s", line + " ")
-        if match:
-            yield match[1], [match[2]]
+        words = re.sub(r"\[[^]]*\]", " ", line.partition("#")[0]).split()
+        if len(words) >= 4 and words[0] == "deb":
+            yield words[1], [words[2]], words[3:]
 
 
 def ignores_valid_until(apt: Path = _APT) -> bool:

@@ -16,6 +16,8 @@ from sandbox_lite.jail.rootfs.download import Wanted
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from debian.debian_support import Version
+
 _NAME = re.compile(r"[a-z0-9][a-z0-9+.-]+")
 _POOL = re.compile(r"[A-Za-z0-9][A-Za-z0-9+._~%/-]*\.deb")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -188,7 +190,7 @@ def _package(mirror: str, text: str) -> Package:
     )
 
 
-def _version_key(package: Package) -> object:
+def _version_key(package: Package) -> Version:
     from debian.debian_support import Version
 
     return Version(package.version)

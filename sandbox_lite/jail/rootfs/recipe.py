@@ -136,7 +136,7 @@ def _checked(kind: type[Recipe | OlderSuite], data: object, where: str) -> Recip
     return kind(**{name: _value(known[name].type, name, data[name], where) for name in data})
 
 
-def _value(annotation: object, name: str, value: object, where: str) -> Any:  # noqa: ANN401
+def _value(annotation: object, name: str, value: object, where: str) -> Any:
     words = str(annotation)
     if words.startswith("tuple"):
         if isinstance(value, list) and all(isinstance(item, str) for item in value):
