@@ -28,7 +28,8 @@ from sandbox_lite.spec import KIB
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from sandbox_lite.agent.model import Chat, Completion, Message
+    from sandbox_lite.agent.completion import Completion, Message
+    from sandbox_lite.agent.model import Chat
     from sandbox_lite.agent.prompt import Prompt
     from sandbox_lite.agent.tools import Computer
     from sandbox_lite.agent.trajectory import TrajectoryWriter

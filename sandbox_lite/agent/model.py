@@ -7,8 +7,6 @@ parameter that a server refuses. Knows nothing of tools but their schemas.
 
 from __future__ import annotations
 
-import json
-import re
 import threading
 import time
 from contextlib import AbstractContextManager
@@ -16,8 +14,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, cast
 from urllib.parse import urlsplit
 
-from sandbox_lite.agent.tools.tool import ToolCall
-from sandbox_lite.errors import ContextLengthError, HostError, ModelError, SpecError
+from sandbox_lite.agent.completion import REASONING, completion_of
+from sandbox_lite.agent.server_errors import TOKEN_NAMES, described, refused_name
+from sandbox_lite.errors import HostError, ModelError, SpecError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -25,22 +24,8 @@ if TYPE_CHECKING:
     import httpx2
     import openai
 
-Message = dict[str, Any]
-"""A chat message as JSON has it; it goes to the server as it stands."""
+    from sandbox_lite.agent.completion import Completion, Message
 
-_CONTEXT = re.compile(
-    r"context[_ ](?:length|window|size)|maximum context|(?:prompt|input) is too long"
-    r"|too many (?:input )?tokens|reduce the length|longer than the model|exceeds? the maximum"
-    r" number of tokens|must be at least 1, got|inputs.{0,40}must be <=|max_model_len",
-    re.IGNORECASE,
-)
-_REFUSAL = re.compile(
-    r"support|unrecogni[sz]ed|unknown|unexpected|not permitted|not allowed|extra|invalid|additional"
-    r"|deprecated|must be|should be|no longer|only",
-    re.IGNORECASE,
-)
-_TOKEN_NAMES = ("max_tokens", "max_completion_tokens")
-_REASONING = ("reasoning_content", "reasoning", "reasoning_details")
 
 _refused: dict[tuple[str, str], frozenset[str]] = {}
 """Parameters that a model on a server would not take; kept for the life of the process."""
@@ -78,31 +63,6 @@ class ModelSettings:
                 f"not a base URL: {self.base_url!r}",
                 hint="write it with its scheme, such as http://127.0.0.1:8000/v1",
             )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Usage:
-    """Tokens of one completion."""
-
-    prompt_tokens: int
-    completion_tokens: int
-    estimated: bool = False
-    """The server gave no counts; these are a quarter of the bytes."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Completion:
-    """What the model answered."""
-
-    text: str
-    reasoning: str
-    calls: tuple[ToolCall, ...]
-    finish_reason: str
-    usage: Usage
-    seconds: float
-    """Until the answer was there, retries included."""
-    message: Message
-    """To be appended to the conversation."""
 
 
 class Chat(Protocol):
@@ -164,7 +124,7 @@ class Model(AbstractContextManager["Model"]):
             left = None if timeout is None else timeout - (time.monotonic() - started)
             answer = self._create(messages, tools, max_tokens, left)
             try:
-                return _completion(answer, messages, time.monotonic() - started)
+                return completion_of(answer, messages, time.monotonic() - started)
             except ModelError as error:
                 if not error.retryable or attempt == self.settings.max_retries:
                     raise
@@ -191,7 +151,7 @@ class Model(AbstractContextManager["Model"]):
             try:
                 return client.chat.completions.create(**parameters)
             except openai.APIStatusError as error:
-                name = _refused_name(error, parameters)
+                name = refused_name(error, parameters)
                 if name is None:
                     raise self._mapped(error) from error
                 self._refuse(name)
@@ -213,12 +173,12 @@ class Model(AbstractContextManager["Model"]):
     ) -> dict[str, Any]:
         refused = self.refused
         wanted: dict[str, Any] = {"temperature": self.settings.temperature}
-        names = _TOKEN_NAMES[::-1] if _host(self._base_url) == "api.openai.com" else _TOKEN_NAMES
+        names = TOKEN_NAMES[::-1] if _host(self._base_url) == "api.openai.com" else TOKEN_NAMES
         for name in names:
             if name not in refused:
                 wanted[name] = max_tokens or self.settings.max_tokens
                 break
-        hidden = refused.intersection(_REASONING)
+        hidden = refused.intersection(REASONING)
         return {
             "model": self.settings.model,
             "messages": [
@@ -237,7 +197,12 @@ class Model(AbstractContextManager["Model"]):
 
     def _mapped(self, error: Exception) -> ModelError:
         """Return the error as ours, in one line, with the remedy, without the key."""
-        found = _described(error, self.settings, self._base_url)
+        found = described(
+            error,
+            self._base_url,
+            model=self.settings.model,
+            timeout=self.settings.timeout,
+        )
         for secret in (self.settings.api_key, self._client.api_key):
             if secret and len(secret) >= 4:
                 found.message = found.message.replace(secret, "***")
@@ -315,184 +280,3 @@ def _host(url: str) -> str:
         return urlsplit(url).hostname or ""
     except ValueError:
         return ""
-
-
-def _one_line(text: str) -> str:
-    text = re.sub(r"<[^>]{0,500}>", " ", text) if "<html" in text.lower() else text
-    text = " ".join(text.split())
-    return text if len(text) <= 400 else text[:400] + " ..."
-
-
-def _error_text(error: openai.APIStatusError) -> str:
-    body = error.body
-    if isinstance(body, dict):
-        text = body.get("message") or body.get("detail") or body
-        return text if isinstance(text, str) else json.dumps(text, default=str)
-    return str(body or error.message)
-
-
-def _is_context(error: openai.APIStatusError) -> bool:
-    if error.code in ("context_length_exceeded", "exceed_context_size_error"):
-        return True
-    return error.status_code in (400, 413, 422) and bool(_CONTEXT.search(_error_text(error)))
-
-
-def _refused_name(error: openai.APIStatusError, parameters: Mapping[str, Any]) -> str | None:
-    """Return the parameter that the server will not take; None where that is not the trouble."""
-    if error.status_code not in (400, 422) or _is_context(error):
-        return None
-    names = {"temperature", *_TOKEN_NAMES}.intersection(parameters)
-    names.update(parameters["extra_body"])
-    names.update(key for m in parameters["messages"] for key in m if key in _REASONING)
-    text = _error_text(error)
-    param = (error.param or "").rpartition(".")[2]
-    if param in names:
-        return str(param)
-    if not _REFUSAL.search(text):
-        return None
-    hits = ((re.search(rf"(?<!\w){re.escape(name)}(?!\w)", text), name) for name in names)
-    found = sorted((hit.start(), name) for hit, name in hits if hit is not None)
-    return found[0][1] if found else None
-
-
-def _described(error: Exception, settings: ModelSettings, base_url: str) -> ModelError:
-    import openai
-
-    if isinstance(error, openai.APITimeoutError):
-        return ModelError(
-            f"{base_url} did not answer in time",
-            hint=f"one try may take {settings.timeout:g} s; raise the timeout if it is slow",
-            retryable=True,
-        )
-    if isinstance(error, openai.APIStatusError):
-        return _described_status(error, settings, base_url)
-    if isinstance(error, openai.APIConnectionError):
-        cause = _one_line(str(error.__cause__ or error.message))
-        return ModelError(
-            f"no connection to {base_url}: {cause}",
-            hint="is the server running, and is the base URL right?",
-            retryable=True,
-        )
-    if isinstance(error, UnicodeEncodeError):
-        return ModelError(
-            "the request holds characters that cannot be sent",
-            hint="an API key is plain ASCII: was another text pasted in its place?",
-        )
-    return ModelError(
-        f"{base_url} could not be asked: {_one_line(str(error))}",
-        hint="is the base URL right? It usually ends in /v1",
-    )
-
-
-def _described_status(
-    error: openai.APIStatusError, settings: ModelSettings, base_url: str
-) -> ModelError:
-    code, text = error.status_code, _one_line(_error_text(error))
-    message = f"{base_url} answered {code}: {text}"
-    if _is_context(error):
-        return ContextLengthError(message, hint="give the model less, or one with more context")
-    hints = {
-        401: "check the API key (OPENAI_API_KEY)",
-        403: "the key is not allowed to use this model",
-        404: f"does the server know the model {settings.model!r}? A base URL usually ends in /v1",
-        429: "the rate or the quota is used up; wait, or choose another key or model",
-    }
-    hint = hints.get(code, "the server failed; try again later" if code >= 500 else None)
-    return ModelError(message, hint=hint, retryable=code in (408, 409, 429) or code >= 500)
-
-
-def _completion(answer: object, messages: Sequence[Message], seconds: float) -> Completion:
-    """Return the parts of a server's answer, of which no member is certain.
-
-    Raises:
-        ModelError: It is no chat completion.
-    """
-    choices = getattr(answer, "choices", None)
-    if isinstance(answer, str) or not isinstance(choices, list) or not choices:
-        extra = getattr(answer, "model_extra", None)
-        text = answer if isinstance(answer, str) else json.dumps(extra or None, default=str)
-        raise ModelError(
-            f"the server answered 200 without a completion: {_one_line(text) or 'nothing'}",
-            hint="is this an OpenAI-compatible server? Its base URL usually ends in /v1",
-            retryable=True,
-        )
-    raw = getattr(choices[0], "message", None)
-    if raw is None or not hasattr(raw, "model_dump"):
-        raise ModelError(
-            "the server's completion holds no message",
-            hint="is this an OpenAI-compatible server?",
-            retryable=True,
-        )
-    data = cast("Message", raw.model_dump(exclude_none=True, mode="json", warnings=False))
-    text = _plain(data.get("content"))
-    reasoning = next((_plain(data[key]) for key in _REASONING[:2] if data.get(key)), "")
-    wire_calls = [item for item in data.get("tool_calls") or () if isinstance(item, dict)]
-    calls = tuple(_call(item, number) for number, item in enumerate(wire_calls))
-    # "" rather than null: local servers' chat templates print a null as "None"
-    message: Message = {"role": "assistant", "content": text}
-    if wire_calls:
-        message["tool_calls"] = [
-            _echo(item, call) for item, call in zip(wire_calls, calls, strict=True)
-        ]
-    message |= {key: data[key] for key in _REASONING if data.get(key)}
-    return Completion(
-        text=text or _plain(data.get("refusal")),
-        reasoning=reasoning,
-        calls=calls,
-        finish_reason=str(getattr(choices[0], "finish_reason", None) or ""),
-        usage=_usage(getattr(answer, "usage", None), messages, message),
-        seconds=seconds,
-        message=message,
-    )
-
-
-def _plain(content: object) -> str:
-    """Return content as text that can be sent again; some servers give a list of parts."""
-    if isinstance(content, list):
-        parts = (part.get("text") or "" for part in content if isinstance(part, dict))
-        return "".join(map(_plain, parts))
-    return content.encode(errors="replace").decode() if isinstance(content, str) else ""
-
-
-def _call(item: Message, number: int) -> ToolCall:
-    function = item.get("function") or item.get("custom") or {}
-    arguments = function.get("arguments", function.get("input"))
-    if not isinstance(arguments, str):  # some servers send the object itself
-        arguments = "" if arguments is None else json.dumps(arguments)
-    return ToolCall(
-        id=str(item.get("id") or f"call_{number}_{time.monotonic_ns()}"),
-        name=str(function.get("name") or ""),
-        arguments=arguments,
-    )
-
-
-def _echo(item: Message, call: ToolCall) -> Message:
-    """Return a call as history holds it: servers' chat templates parse its arguments, so they
-    are always a JSON object, whatever the model wrote.
-    """
-    try:
-        good = isinstance(json.loads(call.arguments), dict)
-    except (ValueError, RecursionError):
-        good = False
-    arguments = call.arguments if good else "{}"
-    if not good and call.arguments.strip():
-        arguments = json.dumps({"malformed": call.arguments[:2000]})
-    rest = {k: v for k, v in item.items() if k not in ("index", "function", "custom")}
-    return {
-        **rest,
-        "id": call.id,
-        "type": "function",
-        "function": {"name": call.name or "unknown", "arguments": arguments},
-    }
-
-
-def _usage(usage: object, messages: Sequence[Message], message: Message) -> Usage:
-    prompt = getattr(usage, "prompt_tokens", None)
-    completion = getattr(usage, "completion_tokens", None)
-    if isinstance(prompt, int) and isinstance(completion, int):
-        return Usage(prompt_tokens=prompt, completion_tokens=completion)
-    return Usage(
-        prompt_tokens=len(json.dumps(list(messages), default=str)) // 4,
-        completion_tokens=len(json.dumps(message, default=str)) // 4,
-        estimated=True,
-    )

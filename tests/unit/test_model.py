@@ -5,13 +5,17 @@ from __future__ import annotations
 import itertools
 import socket
 import time
+from typing import TYPE_CHECKING
 
 import pytest
 
 from sandbox_lite.agent import tools
-from sandbox_lite.agent.model import Completion, Model, ModelSettings
+from sandbox_lite.agent.model import Model, ModelSettings
 from sandbox_lite.errors import ContextLengthError, ModelError, SpecError
 from tests.model_server import ModelServer, Scripted, refuses, says
+
+if TYPE_CHECKING:
+    from sandbox_lite.agent.completion import Completion
 
 KEY = "sk-planted-secret-0123456789"
 SOON = {"retry-after-ms": "1"}

@@ -7,15 +7,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from sandbox_lite.agent.comparison import parse, same_output
 from sandbox_lite.agent.replay import (
     Compare,
     Expectation,
     ReplayReport,
     Verdict,
     load_expectations,
-    parse,
     replay,
-    same_output,
 )
 from sandbox_lite.agent.tools import Observation, ToolCall
 from sandbox_lite.agent.trajectory import Step, Trajectory
