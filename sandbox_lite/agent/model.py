@@ -79,12 +79,26 @@ class Chat(Protocol):
         """Return the next message; see `Model.complete`."""
 
 
+class _OutOfTimeError(BaseException):
+    """No `Exception`: the openai client would wait and try again after any of those."""
+
+
+class _Deadline(threading.local):
+    """Until when the call of this thread must have its answer."""
+
+    at: float | None = None
+
+    def left(self) -> float | None:
+        return None if self.at is None else self.at - time.monotonic()
+
+
 class Model(AbstractContextManager["Model"]):
     """A model behind an OpenAI-compatible server."""
 
     def __init__(self, settings: ModelSettings) -> None:
         self.settings = settings
-        self._client = _client(settings)
+        self._deadline = _Deadline()
+        self._client = _client(settings, self._deadline)
         self._base_url = str(self._client.base_url)
 
     def __exit__(self, *args: object) -> None:
@@ -113,21 +127,21 @@ class Model(AbstractContextManager["Model"]):
             messages: The conversation.
             tools: Schemas of what the model may call.
             max_tokens: Bound of this completion; None takes that of the settings.
-            timeout: Seconds left for the caller; a try never takes longer.
+            timeout: Seconds left for the caller, retries included.
 
         Raises:
             ContextLengthError: Conversation and completion do not fit the model.
             ModelError: The server failed, after retries where those could help.
         """
         started = time.monotonic()
+        self._deadline.at = None if timeout is None else started + timeout
         for attempt in range(self.settings.max_retries + 1):
-            left = None if timeout is None else timeout - (time.monotonic() - started)
-            answer = self._create(messages, tools, max_tokens, left)
+            answer = self._create(messages, tools, max_tokens)
             try:
                 return completion_of(answer, messages, time.monotonic() - started)
             except ModelError as error:
                 if not error.retryable or attempt == self.settings.max_retries:
-                    raise
+                    raise self._without_key(error) from None
             time.sleep(min(8.0, 0.25 * 2**attempt))
         raise AssertionError("unreachable")
 
@@ -136,20 +150,15 @@ class Model(AbstractContextManager["Model"]):
         messages: Sequence[Message],
         tools: Sequence[Mapping[str, object]],
         max_tokens: int | None,
-        left: float | None,
     ) -> object:
         """Ask once, or again without what the server will not take."""
         import httpx2
         import openai
 
-        client = self._client
-        if left is not None and left < self.settings.timeout:
-            # retries of the client would each take the whole time again
-            client = client.with_options(timeout=_timeouts(max(0.1, left)), max_retries=0)
         while True:
             parameters = self._parameters(messages, tools, max_tokens)
             try:
-                return client.chat.completions.create(**parameters)
+                return self._client.chat.completions.create(**parameters)
             except openai.APIStatusError as error:
                 name = refused_name(error, parameters)
                 if name is None:
@@ -162,6 +171,12 @@ class Model(AbstractContextManager["Model"]):
                 UnicodeEncodeError,
             ) as error:
                 raise self._mapped(error) from error
+            except _OutOfTimeError as error:
+                raise ModelError(
+                    f"{self._base_url} did not answer in the time that was left",
+                    hint="give the run more time",
+                    retryable=True,
+                ) from error
             except ValueError as error:  # a 200 that says JSON and is none
                 return f"no JSON ({error})"
 
@@ -185,7 +200,7 @@ class Model(AbstractContextManager["Model"]):
                 {key: value for key, value in message.items() if key not in hidden}
                 for message in messages
             ],
-            "tools": list(tools) or None,
+            **({"tools": list(tools)} if tools else {}),
             **{k: v for k, v in wanted.items() if v is not None and k not in refused},
             "extra_body": {k: v for k, v in self.settings.extra_body.items() if k not in refused},
         }
@@ -198,18 +213,18 @@ class Model(AbstractContextManager["Model"]):
     def _mapped(self, error: Exception) -> ModelError:
         """Return the error as ours, in one line, with the remedy, without the key."""
         found = described(
-            error,
-            self._base_url,
-            model=self.settings.model,
-            timeout=self.settings.timeout,
+            error, self._base_url, model=self.settings.model, timeout=self.settings.timeout
         )
+        return self._without_key(found)
+
+    def _without_key(self, found: ModelError) -> ModelError:
         for secret in (self.settings.api_key, self._client.api_key):
-            if secret and len(secret) >= 4:
+            if secret and len(secret) >= 8:
                 found.message = found.message.replace(secret, "***")
         return found
 
 
-def _client(settings: ModelSettings) -> openai.OpenAI:
+def _client(settings: ModelSettings, deadline: _Deadline) -> openai.OpenAI:
     try:
         import openai
     except ImportError as error:
@@ -227,7 +242,7 @@ def _client(settings: ModelSettings) -> openai.OpenAI:
             base_url=settings.base_url,
             timeout=_timeouts(settings.timeout),
             max_retries=settings.max_retries,
-            http_client=_http_client(_host(settings.base_url or "")),
+            http_client=_http_client(_host(settings.base_url or ""), deadline),
         )
     except openai.OpenAIError as error:
         raise ModelError(
@@ -242,10 +257,10 @@ def _timeouts(seconds: float) -> httpx2.Timeout:
     return httpx2.Timeout(seconds, connect=min(10.0, seconds))
 
 
-def _http_client(host: str) -> httpx2.Client:
-    """Return a client that bounds the time of a whole answer, as its `read` time-out bounds a part.
+def _http_client(host: str, deadline: _Deadline) -> httpx2.Client:
+    """Return a client that bounds the time of a whole answer, where time-outs bound each part.
 
-    A server that sends one byte now and then would hold a call for ever.
+    A server that sends one byte now and then would else hold a call for ever.
     """
     import httpx2
     import openai
@@ -264,6 +279,17 @@ def _http_client(host: str) -> httpx2.Client:
         def close(self) -> None:
             self._stream.close()
 
+    def shorten(request: httpx2.Request) -> None:
+        left = deadline.left()
+        if left is not None:
+            if left <= 0:
+                raise _OutOfTimeError
+            times = request.extensions.get("timeout", {})
+            request.extensions["timeout"] = {
+                name: left if seconds is None else min(seconds, left)
+                for name, seconds in times.items()
+            }
+
     def bound(response: httpx2.Response) -> None:
         seconds = response.request.extensions.get("timeout", {}).get("read")
         response.stream = Bounded(cast("httpx2.SyncByteStream", response.stream), seconds)
@@ -271,7 +297,7 @@ def _http_client(host: str) -> httpx2.Client:
     return openai.DefaultHttpxClient(
         # a proxy for the world outside would be asked for this machine's own server
         trust_env=host not in ("localhost", "127.0.0.1", "::1"),
-        event_hooks={"response": [bound]},
+        event_hooks={"request": [shorten], "response": [bound]},
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import socket
 import time
 from typing import TYPE_CHECKING
@@ -273,12 +274,32 @@ def test_server_that_sends_byte_by_byte_is_left(name: str) -> None:
         assert time.monotonic() - started < 8
 
 
-def test_time_left_bounds_the_call_without_retries(name: str) -> None:
+def test_time_left_bounds_the_call_with_its_retries(name: str) -> None:
+    started = time.monotonic()
     with ModelServer(Scripted(hang=True)) as server:
         settings = ModelSettings(model=name, base_url=server.base_url, api_key=KEY)
-        with Model(settings) as model, pytest.raises(ModelError, match="in time"):
+        with Model(settings) as model, pytest.raises(ModelError, match="time that was left"):
             model.complete(MESSAGES, [], timeout=0.3)
     assert len(server.requests) == 1
+    assert time.monotonic() - started < 4
+    with ModelServer(refuses(500, "x", headers=SOON), says("second try")) as server:
+        settings = ModelSettings(model=name, base_url=server.base_url, api_key=KEY)
+        with Model(settings) as model:
+            assert model.complete(MESSAGES, [], timeout=10).text == "second try"
+    assert "tools" not in server.requests[0]
+
+
+def test_message_without_key_of_a_server_of_ones_own(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    with ModelServer(refuses(404, "there is none")) as server:
+        with pytest.raises(ModelError, match="there is none"):
+            ask(server, name, api_key=None)
+    leak = Scripted(body=json.dumps({"choices": None, "error": f"bad {KEY}"}).encode())
+    with ModelServer(leak) as server, pytest.raises(ModelError) as caught:
+        ask(server, name, max_retries=0)
+    assert KEY not in str(caught.value)
 
 
 def test_no_server_at_all(name: str) -> None:
