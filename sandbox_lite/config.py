@@ -236,7 +236,7 @@ def _read(name: str, value: object, origin: str) -> object:
     except ValueError as error:
         raise SpecError(
             f"{name} must be {error}, not {str(value)[:80]!r} (from {origin})",
-            hint="run: sandbox-lite config show",
+            hint=f"{name}: {OPTIONS[name].help}",
         ) from None
 
 
@@ -308,6 +308,11 @@ def store(name: str, value: str | None, *, file: Path | None = None) -> Path:
         text = pattern.sub("", text)
     else:
         read = _read(name, value, "the command line")
+        if masked(read) != read:
+            raise SpecError(
+                f"keys are not kept in files: {name} holds what looks like one",
+                hint="give it behind the flag, from a variable of your shell",
+            )
         # an object stays JSON: it is read back from text
         wanted[name] = value if isinstance(read, dict) else read
         line = f"{name} = {_literal(wanted[name])}\n"

@@ -9,6 +9,8 @@ def main() -> int:
     """Run the program `sandbox-lite`; return its exit code."""
     try:
         from sandbox_lite.cli.app import start
+    except KeyboardInterrupt:
+        return 130
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in ("typer", "rich"):
             raise

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import io
 import os
 import sys
 import traceback
@@ -12,14 +14,18 @@ import typer
 import sandbox_lite
 from sandbox_lite.cli import config, demo, doctor, execute, replay, rootfs, shell, signals
 from sandbox_lite.cli import run as running
-from sandbox_lite.cli.terminal import debugging, fail, one_line
-from sandbox_lite.errors import SandboxLiteError, SpecError
+from sandbox_lite.cli.terminal import debugging, fail
+from sandbox_lite.errors import HostError, SandboxLiteError, SpecError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from typer.models import CommandInfo
+
 _BROKEN_PIPE = 141
 """What a shell says of a program that SIGPIPE ended."""
+
+_DEBUG = "SANDBOX_LITE_DEBUG=1 shows where it happened"
 
 # typer carries click inside itself since 0.28; the base of its errors is the same in both
 _ClickError: type[Exception] = next(
@@ -81,15 +87,49 @@ app.add_typer(rootfs.app, name="rootfs")
 app.add_typer(config.app, name="config")
 
 
+def _flow(commands: Sequence[CommandInfo]) -> None:
+    """Let help text fill the width of the terminal: typer keeps the line ends of the source."""
+    for command in commands:
+        paragraphs = inspect.getdoc(command.callback).split("\n\n")  # type: ignore[union-attr]
+        command.help = "\n\n".join(
+            part if part.startswith("\b") else " ".join(part.split()) for part in paragraphs
+        )
+
+
+for group in (app, rootfs.app, config.app):
+    _flow(group.registered_commands)
+
+
 def start(arguments: Sequence[str]) -> int:
     """Run one command of the program; return its exit code. All that fails is printed here."""
+    _fill_standard_streams()
     signals.install()
+    code = _guarded(arguments)
+    # typer makes 130 of every KeyboardInterrupt; a program in a sandbox may end so by itself
+    if code == 130 and signals.received():
+        code = signals.exit_code()
+        print("sandbox-lite: interrupted", file=sys.stderr)
+    return code
+
+
+def _fill_standard_streams() -> None:
+    for fd in range(3):
+        try:
+            os.fstat(fd)
+        except OSError:
+            # closed by the caller: the next pipe of ours would get its number, and our output
+            os.open(os.devnull, os.O_RDWR)
     for stream in (sys.stdout, sys.stderr):
         # a locale that cannot show a character must not end the program
-        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _guarded(arguments: Sequence[str]) -> int:
     try:
         code = app(args=list(arguments), prog_name="sandbox-lite", standalone_mode=False)
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except SandboxLiteError as error:
         if debugging():
             traceback.print_exc()
@@ -97,7 +137,7 @@ def start(arguments: Sequence[str]) -> int:
     except _ClickError as error:
         return _usage(error)
     except KeyboardInterrupt:
-        code = signals.exit_code()
+        return 130
     except BrokenPipeError:
         return _quiet()
     except SystemExit as stop:
@@ -106,18 +146,17 @@ def start(arguments: Sequence[str]) -> int:
             return _quiet()
         code = stop.code
     except Exception as error:  # noqa: BLE001  # the last place: the user gets a line, not a dump
-        if debugging():
-            traceback.print_exc()
-        what = f"{type(error).__name__}: {one_line(str(error))}"
-        print(f"sandbox-lite: error: {what}", file=sys.stderr)
-        print("hint: SANDBOX_LITE_DEBUG=1 shows where; please report it", file=sys.stderr)
-        return 125
-    code = code if isinstance(code, int) else 0
-    # typer makes 130 of every KeyboardInterrupt; a program in a sandbox may end so by itself
-    if code == 130 and signals.received():
-        code = signals.exit_code()
-        print("sandbox-lite: interrupted", file=sys.stderr)
-    return code
+        return _unforeseen(error)
+    return code if isinstance(code, int) else 0
+
+
+def _unforeseen(error: Exception) -> int:
+    if debugging():
+        traceback.print_exc()
+    if isinstance(error, OSError):
+        where = f": {error.filename}" if error.filename is not None else ""
+        return fail(HostError(f"{error.strerror or error}{where}", hint=_DEBUG))
+    return fail(HostError(f"{type(error).__name__}: {error}", hint=f"{_DEBUG}; please report it"))
 
 
 def _usage(error: Exception) -> int:

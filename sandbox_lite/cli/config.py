@@ -72,7 +72,7 @@ def path() -> None:
     print(places.config_file())
 
 
-@app.command("set")
+@app.command("set", context_settings={"ignore_unknown_options": True})
 def set_(
     key: Key,
     value: Annotated[str, typer.Argument(metavar="VALUE", help="As behind the flag.")],

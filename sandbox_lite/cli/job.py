@@ -109,30 +109,36 @@ def _said(agent: Agent) -> str:
 
 
 def _work(agent: Agent, job: Job, record: _Record, view: View) -> JobResult:
-    trajectory = None
+    stop: StopReason | None = None
+    finished: Trajectory | None = None
     try:
         with view:
-            trajectory = agent.run(job.task)
+            finished = agent.run(job.task)
     except KeyboardInterrupt:
-        pass  # it came between two steps; what was done is on record
+        stop = StopReason.INTERRUPTED  # it came between two steps; they are on record
     finally:
         # whatever went wrong, what was produced comes out
-        if trajectory is None:
-            trajectory = dataclasses.replace(agent.trajectory, stop=StopReason.INTERRUPTED)
-        record.write(trajectory, _exit_code(trajectory), None)
-        try:
-            files, error = _saved(record.sandbox, job, record.directory)
-        except KeyboardInterrupt:
-            files, error = None, None
-            trajectory = dataclasses.replace(trajectory, stop=StopReason.INTERRUPTED)
-        failed = _failure(trajectory) or error
-        code = _exit_code(trajectory) if error is None else error.exit_code
-        record.write(trajectory, code, files, error)
-    result = JobResult(
-        directory=record.directory, trajectory=trajectory, exit_code=code, files=files, error=failed
-    )
+        done = finished or dataclasses.replace(agent.trajectory, stop=stop)
+        result = _save(done, job, record)
     view.end(result)
     return result
+
+
+def _save(done: Trajectory, job: Job, record: _Record) -> JobResult:
+    record.write(done, _exit_code(done), None)
+    files, error = None, None
+    try:
+        files, error = _copied(record.sandbox, job, record.directory)
+    except KeyboardInterrupt:
+        done = dataclasses.replace(done, stop=StopReason.INTERRUPTED)
+    code = _exit_code(done) if error is None else error.exit_code
+    record.write(done, code, files, error)
+    failed = error
+    if done.error is not None:
+        failed = SandboxLiteError(done.error, hint=done.hint)
+    return JobResult(
+        directory=record.directory, trajectory=done, exit_code=code, files=files, error=failed
+    )
 
 
 def _exit_code(trajectory: Trajectory) -> int:
@@ -141,13 +147,7 @@ def _exit_code(trajectory: Trajectory) -> int:
     return 125 if trajectory.stop is None else trajectory.stop.exit_code
 
 
-def _failure(trajectory: Trajectory) -> SandboxLiteError | None:
-    if trajectory.error is None:
-        return None
-    return SandboxLiteError(trajectory.error, hint=trajectory.hint)
-
-
-def _saved(
+def _copied(
     sandbox: Sandbox, job: Job, directory: Path
 ) -> tuple[TransferReport | None, SandboxLiteError | None]:
     """Copy the output to the run's own directory and to the user's; both are tried."""

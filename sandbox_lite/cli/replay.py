@@ -130,19 +130,21 @@ def _table(report: ReplayReport, *, verbose: bool) -> None:
 
     screen = console()
     table = Table(box=box.SIMPLE_HEAD)
-    table.add_column("step", justify="right")
-    table.add_column("action", no_wrap=True, overflow="ellipsis", ratio=3)
-    table.add_column("exit")
-    table.add_column("verdict", no_wrap=True)
-    table.add_column("what", ratio=3)
+    table.add_column("step", justify="right", min_width=4)
+    table.add_column("action, and why it differs", ratio=1)
+    table.add_column("exit", min_width=4, no_wrap=True)
+    table.add_column("verdict", min_width=8, no_wrap=True)
+    width = max(20, screen.width - 32)
     for step in report.steps:
-        what = step.cause or ", ".join(step.fields)
+        action = one_line(f"{step.tool}: {step.action}")
+        text = Text(action if len(action) <= width else action[: width - 3] + "...")
+        what = step.cause or ", ".join(step.fields).replace("_", " ")
         if step.stale:
             what = "expected to differ, and agrees"
-        table.add_row(
-            str(step.step), Text(one_line(f"{step.tool}: {step.action}")), _codes(step),
-            Text(step.verdict.value, style=_STYLES[step.verdict.value]), visible(what),
-        )  # fmt: skip
+        if what:
+            text.append(f"\n{visible(what)}", style="dim")
+        verdict = Text(step.verdict.value, style=_STYLES[step.verdict.value])
+        table.add_row(str(step.step), text, _codes(step), verdict)
     screen.print(table)
     _differences(report.steps, verbose=verbose)
     for note in report.notes:
