@@ -202,7 +202,7 @@ def network_environment() -> dict[str, str]:
 
 
 def _certificates(tree: Path) -> bytes:
-    """Return the tree's own authorities and those this host adds, as PEM; nothing if it adds none."""
+    """Return the tree's authorities with those this host adds, in PEM; nothing if it adds none."""
     bundle = b""
     with suppress(OSError):
         bundle = (tree / etc.BUNDLE).read_bytes()

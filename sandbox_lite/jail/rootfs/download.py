@@ -87,7 +87,10 @@ class Downloads:
         def take(chunk: bytes) -> None:
             body.extend(chunk)
             if len(body) > limit_bytes:
-                raise RootfsError(f"{public(url)} is longer than {limit_bytes} bytes")
+                raise RootfsError(
+                    f"{public(url)} is longer than {limit_bytes} bytes",
+                    hint=f"that is no Debian mirror: use another {_VARIABLE}",
+                )
 
         return bytes(body) if self._fetch(url, take, body.clear) else None
 

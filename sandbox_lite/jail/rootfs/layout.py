@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from sandbox_lite.jail.rootfs.recipe import Recipe
     from sandbox_lite.jail.rootfs.release import Release
 
+# armoured, and named so: apt takes .gpg as binary
 _OWN_KEYRING = "/etc/apt/keyrings/sandbox-lite.asc"
 
 CLEAN = r"""
@@ -52,11 +53,19 @@ def base_files(
             for release in older
         )
     if recipe.keyring != KEYRING:
-        files[_OWN_KEYRING] = recipe.keyring.read_text()
+        files[_OWN_KEYRING] = _armoured(recipe.keyring.read_bytes())
     made = {path: (text, 0o644) for path, text in files.items()}
     # there is no init inside: packages must not start their services
     made["/usr/sbin/policy-rc.d"] = ("#!/bin/sh\nexit 101\n", 0o755)
     return made
+
+
+def _armoured(keyring: bytes) -> str:
+    import pysequoia
+
+    if keyring.startswith(b"-----BEGIN"):
+        return keyring.decode()
+    return str(pysequoia.armor(keyring, pysequoia.ArmorKind.PublicKey))
 
 
 def _sources(recipe: Recipe, used: Sequence[Release]) -> str:

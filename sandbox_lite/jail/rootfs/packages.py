@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING
 
 from sandbox_lite.errors import RootfsError
 from sandbox_lite.jail.rootfs.download import Wanted
+from sandbox_lite.jail.rootfs.mirror import public
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from debian.debian_support import Version
 
-_NAME = re.compile(r"[a-z0-9][a-z0-9+.-]+")
+_HINT = "its mirror signs what is broken: use another one"
+_NAME = re.compile(r"[a-z0-9][a-z0-9+.-]*")
 _POOL = re.compile(r"[A-Za-z0-9][A-Za-z0-9+._~%/-]*\.deb")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -55,7 +57,7 @@ def decompress(data: bytes, name: str) -> bytes:
             return lzma.decompress(data)
         return gzip.decompress(data) if name.endswith(".gz") else data
     except (lzma.LZMAError, OSError, EOFError, zlib.error) as error:
-        raise RootfsError(f"the package index {name} is damaged: {error}") from error
+        raise RootfsError(f"the package index {name} is damaged: {error}", hint=_HINT) from error
 
 
 class Index:
@@ -79,7 +81,10 @@ class Index:
             if not head:
                 continue
             if not head.startswith("Package: "):
-                raise RootfsError(f"a package index of {mirror} has a paragraph {head[:40]!r}")
+                raise RootfsError(
+                    f"a package index of {public(mirror)} has a paragraph {head[:40]!r}",
+                    hint=_HINT,
+                )
             self._paragraphs.setdefault(head[9:].strip(), []).append((mirror, paragraph))
 
     def package(self, name: str) -> Package | None:
@@ -178,7 +183,9 @@ def _package(mirror: str, text: str) -> Package:
         and size.isdecimal()
     )
     if not sound:
-        raise RootfsError(f"the package index of {mirror} describes {name!r} wrongly")
+        raise RootfsError(
+            f"the package index of {public(mirror)} describes {name!r} wrongly", hint=_HINT
+        )
     return Package(
         name=name,
         version=_field(text, "Version"),

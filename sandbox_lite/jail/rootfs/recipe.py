@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 KEYRING = Path(__file__).parent / "keyrings" / "debian-archive-keyring.pgp"
 """Public keys of the Debian archive; `keyrings/README.md` says where they are from."""
 
+_HINT = "mend the file; the recipes that come with sandbox-lite show how it is written"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OlderSuite:
@@ -101,7 +103,7 @@ def load(name: str) -> Recipe:
     try:
         data = tomllib.loads(text.decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise RootfsError(f"the recipe {path} is no TOML: {error}") from error
+        raise RootfsError(f"the recipe {path} is no TOML: {error}", hint=_HINT) from error
     return _recipe(data, path, "sha256:" + hashlib.sha256(text).hexdigest())
 
 
@@ -115,13 +117,16 @@ def _recipe(data: dict[str, Any], path: Path, digest: str) -> Recipe:
     check_name(recipe.name)
     for target in recipe.files:
         if not target.startswith("/") or ".." in target.split("/"):
-            raise RootfsError(f"the recipe {path} writes to {target!r}: not an absolute path")
+            raise RootfsError(
+                f"the recipe {path} writes to {target!r}: not an absolute path",
+                hint="name files as they are inside, such as /etc/pip.conf",
+            )
     return Recipe(**{f.name: getattr(recipe, f.name) for f in fields(recipe)} | {"digest": digest})
 
 
 def _checked(kind: type[Recipe | OlderSuite], data: object, where: str) -> Recipe | OlderSuite:
     if not isinstance(data, dict):
-        raise RootfsError(f"the recipe {where} is no table")
+        raise RootfsError(f"the recipe {where} is no table", hint=_HINT)
     known = {f.name: f for f in fields(kind) if f.name != "digest"}
     if unknown := sorted(set(data) - set(known)):
         raise RootfsError(
@@ -132,7 +137,7 @@ def _checked(kind: type[Recipe | OlderSuite], data: object, where: str) -> Recip
         name for name, f in known.items() if f.default is MISSING and f.default_factory is MISSING
     }
     if missing := sorted(required - set(data)):
-        raise RootfsError(f"the recipe {where} lacks {missing[0]!r}")
+        raise RootfsError(f"the recipe {where} lacks {missing[0]!r}", hint=_HINT)
     return kind(**{name: _value(known[name].type, name, data[name], where) for name in data})
 
 
@@ -152,4 +157,4 @@ def _value(annotation: object, name: str, value: object, where: str) -> Any:
             return value
     else:  # made by _recipe
         return value
-    raise RootfsError(f"the recipe {where}: {name!r} must be {words}, not {value!r}")
+    raise RootfsError(f"the recipe {where}: {name!r} must be {words}, not {value!r}", hint=_HINT)

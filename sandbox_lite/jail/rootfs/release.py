@@ -55,7 +55,10 @@ class Release:
                 path = f"{name.rpartition('/')[0]}/by-hash/SHA256/{digest}"
                 url = f"{self.mirror}/dists/{self.suite}/{path if self.by_hash else name}"
                 return name, Wanted(url=url, sha256=digest, size_bytes=size)
-        raise RootfsError(f"{self.suite} has no {component} for {architecture}")
+        raise RootfsError(
+            f"{self.suite} has no {component} for {architecture}",
+            hint="mend the recipe's `suite` or `components`",
+        )
 
     @property
     def expired(self) -> bool:
@@ -91,7 +94,9 @@ def fetch(downloads: Downloads, mirror: str, suite: str, keyring: Path) -> Relea
             files=_hashes(fields["sha256"]),
         )
     except (KeyError, ValueError) as error:
-        raise RootfsError(f"{public(url)} is no Release file: {error}") from error
+        raise RootfsError(
+            f"{public(url)} is no Release file: {error}", hint="use another mirror"
+        ) from error
 
 
 def verified(signed: bytes, keyring: Path, *, what: str) -> bytes:
@@ -105,7 +110,9 @@ def verified(signed: bytes, keyring: Path, *, what: str) -> bytes:
     try:
         certificates = pysequoia.Cert.split_bytes(keyring.read_bytes())
     except (OSError, RuntimeError) as error:
-        raise RootfsError(f"the keyring {keyring} cannot be read: {error}") from error
+        raise RootfsError(
+            f"the keyring {keyring} cannot be read: {error}", hint="mend the recipe's `keyring`"
+        ) from error
     try:
         result = pysequoia.verify(bytes=signed, store=lambda _: certificates)
     except RuntimeError as error:

@@ -74,8 +74,10 @@ def unpack(deb: Path, tree: Path, paths: PathFilter) -> None:
                 name = os.path.normpath(entry.name).lstrip("/")
                 if name != "." and not paths.excludes(name):
                     target.add(archive, entry, name)
-    except (DebError, ArError, tarfile.TarError, EOFError, ValueError, KeyError) as error:
-        raise RootfsError(f"{deb.name} is no sound Debian package: {error}") from error
+    except (DebError, ArError, tarfile.TarError, EOFError, ValueError, KeyError, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # the kernel's; arfile raises bare ones for a torn header
+        raise _unsound(f"{deb.name} is no sound Debian package: {error}") from error
 
 
 def write_file(tree: Path, path: str, text: str, *, mode: int = 0o644) -> None:
@@ -95,6 +97,10 @@ def write_file(tree: Path, path: str, text: str, *, mode: int = 0o644) -> None:
         os.fchmod(out.fileno(), mode)
 
 
+def _unsound(message: str) -> RootfsError:
+    return RootfsError(message, hint="its mirror signs what is broken: use another one")
+
+
 class _Target:
     """A tree that is being filled; `/`-rooted links in it mean its own root."""
 
@@ -105,7 +111,7 @@ class _Target:
     def add(self, archive: tarfile.TarFile, entry: tarfile.TarInfo, name: str) -> None:
         parent, _, last = name.rpartition("/")
         if last in ("", ".", ".."):
-            raise RootfsError(f"a package has an entry {entry.name!r}, which leaves the tree")
+            raise _unsound(f"a package has an entry {entry.name!r}, which leaves the tree")
         path = os.path.join(self.directory(parent), last)
         if entry.isdir():
             self._add_directory(entry, path, name)
@@ -114,7 +120,7 @@ class _Target:
             return
         if os.path.lexists(path):
             if os.path.isdir(path) and not os.path.islink(path):
-                raise RootfsError(f"a package has a file {name!r} where a directory is")
+                raise _unsound(f"a package has a file {name!r} where a directory is")
             os.unlink(path)
             self._known = {"": self.root}  # it may have been a link that others went through
         if entry.issym():
@@ -141,7 +147,7 @@ class _Target:
                 self.directory(name)
                 return
             if not os.path.isdir(path):
-                raise RootfsError(f"a package has a directory {name!r} on a file") from None
+                raise _unsound(f"a package has a directory {name!r} on a file") from None
         os.chmod(path, entry.mode & 0o1777 | stat.S_IRWXU)
 
     def directory(self, name: str) -> str:
@@ -170,13 +176,13 @@ class _Target:
             if stat.S_ISLNK(mode):
                 links += 1
                 if links > _LINKS_AT_MOST:
-                    raise RootfsError(f"a package has an entry below a circle of links: {name!r}")
+                    raise _unsound(f"a package has an entry below a circle of links: {name!r}")
                 aim = os.readlink(step)
                 place = self.root if aim.startswith("/") else place
                 pending += aim.split("/")[::-1]
             elif stat.S_ISDIR(mode):
                 place = step
             else:
-                raise RootfsError(f"a package has an entry {name!r} below a file")
+                raise _unsound(f"a package has an entry {name!r} below a file")
         self._known[name] = place
         return place

@@ -1,0 +1,134 @@
+"""The shipped filters, run by an interpreter of their language: so arm64's is tested here too."""
+
+from __future__ import annotations
+
+import os
+import platform
+import stat
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sandbox_lite.errors import HostError
+from sandbox_lite.jail import seccomp
+
+ROOT = Path(__file__).parents[2]
+ARCHES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
+ALLOW, NOTHING, KILL = 0x7FFF0000, 0x00050000, 0x00000000
+# numbers of the kernel's own tables (asm/unistd_64.h, asm-generic/unistd.h), not libseccomp's
+CALLS: dict[str, dict[str, int]] = {
+    "x86_64": {
+        "read": 0, "open": 2, "chmod": 90, "chown": 92, "fchown": 93, "lchown": 94, "setuid": 105,
+        "setgid": 106, "setreuid": 113, "setregid": 114, "setgroups": 116, "setresuid": 117,
+        "setresgid": 119, "setfsuid": 122, "setfsgid": 123, "capset": 126, "fchownat": 260,
+        "mknod": 133, "mknodat": 259, "fsync": 74, "fdatasync": 75, "sync": 162, "syncfs": 306,
+        "msync": 26, "sync_file_range": 277,
+    },
+    "aarch64": {
+        "read": 63, "openat": 56, "fchmod": 52, "fchown": 55, "fchownat": 54, "setuid": 146,
+        "setgid": 144, "setreuid": 145, "setregid": 143, "setgroups": 159, "setresuid": 147,
+        "setresgid": 149, "setfsuid": 151, "setfsgid": 152, "capset": 91, "mknodat": 33,
+        "fsync": 82, "fdatasync": 83, "sync": 81, "syncfs": 267, "msync": 227,
+        "sync_file_range": 84,
+    },
+}  # fmt: skip
+REAL = {"read", "open", "openat", "chmod", "fchmod"}
+SYNCS = {"fsync", "fdatasync", "sync", "syncfs", "msync", "sync_file_range"}
+NODES = {"mknod": 1, "mknodat": 2}
+
+
+def program(name: str, machine: str) -> bytes:
+    return (ROOT / "sandbox_lite" / "jail" / "filters" / f"{name}.{machine}.bpf").read_bytes()
+
+
+def answer(code: bytes, machine: str, number: int, args: tuple[int, ...] = ()) -> int:
+    """Return what a filter says of a call, as the kernel would."""
+    words = struct.pack("<II", number & 0xFFFFFFFF, ARCHES[machine]) + struct.pack(
+        "<Q6Q", 0, *(*args, 0, 0, 0, 0, 0, 0)[:6]
+    )
+    steps = list(struct.iter_unpack("<HBBI", code))
+    at = accumulator = 0
+    while True:
+        operation, then, other, value = steps[at]
+        at += 1
+        match operation:
+            case 0x20:  # ld [k]
+                accumulator = int(struct.unpack_from("<I", words, value)[0])
+            case 0x54:  # and #k
+                accumulator &= value
+            case 0x05:  # ja
+                at += value
+            case 0x15:  # jeq
+                at += then if accumulator == value else other
+            case 0x25:  # jgt
+                at += then if accumulator > value else other
+            case 0x35:  # jge
+                at += then if accumulator >= value else other
+            case 0x06:  # ret
+                return int(value)
+            case _:
+                raise AssertionError(f"an instruction this test does not know: {operation:#x}")
+
+
+@pytest.mark.parametrize("machine", ARCHES)
+@pytest.mark.parametrize("name", ["fakeroot", "build"])
+def test_what_a_filter_pretends_and_what_it_lets_through(name: str, machine: str) -> None:
+    code = program(name, machine)
+    for call, number in CALLS[machine].items():
+        if call in NODES:
+            continue
+        real = call in REAL or (call in SYNCS and name == "fakeroot")
+        assert answer(code, machine, number) == (ALLOW if real else NOTHING), call
+
+
+@pytest.mark.parametrize("machine", ARCHES)
+@pytest.mark.parametrize("call", NODES)
+def test_only_device_nodes_are_pretended(call: str, machine: str) -> None:
+    number = CALLS[machine].get(call)
+    if number is None:
+        assert (call, machine) == ("mknod", "aarch64"), "arm64 alone has no mknod"
+        return
+    for kind in (stat.S_IFCHR, stat.S_IFBLK, stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFREG, 0):
+        args = [0, 0, 0]
+        args[NODES[call]] = kind | 0o4644
+        expected = NOTHING if kind in (stat.S_IFCHR, stat.S_IFBLK) else ALLOW
+        assert answer(program("fakeroot", machine), machine, number, tuple(args)) == expected
+
+
+def test_other_abis_are_killed() -> None:
+    code = program("fakeroot", "x86_64")
+    assert answer(code, "aarch64", 0) == KILL
+    assert answer(code, "x86_64", 0x40000000) == KILL, "x32"
+
+
+def test_the_shipped_filters_are_those_the_script_makes() -> None:
+    done = subprocess.run(
+        [sys.executable, ROOT / "scripts" / "make-filters", "--check"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
+def test_each_start_gets_a_pipe_of_its_own() -> None:
+    first, second = seccomp.pipe_of("fakeroot"), seccomp.pipe_of("fakeroot")
+    try:
+        for descriptor in (first, second):
+            assert os.read(descriptor, 1 << 16) == seccomp.filter_bytes("fakeroot")
+            assert os.read(descriptor, 1) == b"", "bwrap reads to the end"
+            assert not os.get_inheritable(descriptor)
+    finally:
+        os.close(first)
+        os.close(second)
+
+
+def test_an_unknown_architecture_is_an_error_and_not_no_filter(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(platform, "machine", lambda: "riscv64")
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    with pytest.raises(HostError, match="riscv64"):
+        seccomp.pipe_of("fakeroot")
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
