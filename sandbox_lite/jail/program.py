@@ -165,11 +165,7 @@ class Program:
 
     def _spool(self) -> Spool:
         name = f"output-{self._key}.txt"
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
-        control = self._supervisor.control
-        return Spool(
-            self._supervisor.where(name), lambda: os.open(name, flags, 0o644, dir_fd=control.fd)
-        )
+        return Spool(self._supervisor.where(name), lambda: self._supervisor.control.create(name))
 
     def _wait(
         self,

@@ -4,40 +4,37 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import json
 import os
-import select
-import signal
-import subprocess
-import time
+import threading
 from typing import TYPE_CHECKING, Self
 
-from sandbox_lite.errors import LaunchError, SandboxClosedError, SpecError
-from sandbox_lite.jail import bwrap, etc, host, layers, seccomp
+from sandbox_lite.errors import LaunchError, SpecError
+from sandbox_lite.jail import bwrap, etc, host, layers
 from sandbox_lite.jail.files import Files
+from sandbox_lite.jail.launch import launch
 from sandbox_lite.jail.network import find as find_network
-from sandbox_lite.jail.process import pidfd_signal, spawn
 from sandbox_lite.jail.program import Program, text_of
 from sandbox_lite.jail.programs import find_bwrap
 from sandbox_lite.jail.pump import Drainer
 from sandbox_lite.jail.rootfs.store import Store
 from sandbox_lite.jail.shell import Shell
-from sandbox_lite.jail.supervisor import Control, Supervisor, script
+from sandbox_lite.jail.supervisor import script
 from sandbox_lite.spec import MIB, ArgvPart, Enforcement, Limits, SandboxSpec
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
+    from sandbox_lite.jail import seccomp
     from sandbox_lite.jail.interaction import Interaction
+    from sandbox_lite.jail.launch import LaunchFds
     from sandbox_lite.jail.rootfs.store import Rootfs
+    from sandbox_lite.jail.supervisor import Supervisor
     from sandbox_lite.spec import CommandResult, Mount
 
-START_SECONDS = 60.0
 CONTROL_BYTES = 512 * MIB
 """Of the control directory, where output too long to return is kept for reading inside."""
 
-_CLOSE_SECONDS = 30.0
 _BASE_ENV = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
     "HOME": "/root",
@@ -51,21 +48,7 @@ _BASE_ENV = {
 }
 
 
-def _read_child_pid(fd: int, deadline: float, name: str) -> int:
-    """Return the pid in the first JSON object of a bwrap's status descriptor."""
-    text = b""
-    # the JSON may arrive in pieces
-    while b"}" not in text:
-        poll = select.poll()
-        poll.register(fd, select.POLLIN)
-        left = deadline - time.monotonic()
-        if left <= 0 or not poll.poll(left * 1000):
-            raise LaunchError(f"the {name} bwrap did not start in time")
-        data = os.read(fd, 4096)
-        if not data:
-            raise LaunchError(f"the {name} bwrap ended before the sandbox was there")
-        text += data
-    return int(json.loads(text[: text.index(b"}") + 1])["child-pid"])
+_FILTER: seccomp.FilterName = "fakeroot"
 
 
 class Sandbox:
@@ -111,6 +94,7 @@ class Sandbox:
         self._stack = contextlib.ExitStack()
         self._numbers = itertools.count(1)
         self._shells: dict[str, Shell] = {}
+        self._shells_lock = threading.Lock()
         self._argv: tuple[str, ...] = ()
         self._supervisor: Supervisor | None = None
         self._files: Files | None = None
@@ -150,20 +134,24 @@ class Sandbox:
                 rootfs=f"{rootfs.name} {rootfs.digest}".strip(),
                 upper=kind,
                 network=self._mode.name,
-                seccomp=("fakeroot",),
+                seccomp=(_FILTER,),
                 disk="kernel" if kind == "tmpfs" else "none",
                 capabilities=bwrap.CAPABILITIES,
             )
             self._drainer = stack.enter_context(contextlib.closing(Drainer()))
-            self._start(stack, path, rootfs, upper)
+            self._supervisor = self._launched(stack, path, rootfs, upper)
+            try:
+                self._open_inside(stack, self._supervisor)
+            except BaseException:
+                self._supervisor = None
+                raise
             self._stack = stack.pop_all()
         return self
 
     def _argv_of(
-        self, path: Path, rootfs: Rootfs, upper: ArgvPart, fds: tuple[int, int, int]
+        self, path: Path, rootfs: Rootfs, upper: ArgvPart, fds: LaunchFds
     ) -> tuple[str, ...]:
         """Join all parts to the one command that makes this sandbox."""
-        outer_status, inner_status, seccomp_fd = fds
         spec = self.spec
         trust = etc.trust(rootfs.lowers)
         files = {"etc/hosts": etc.hosts(spec.hostname), **self._mode.files(), **trust}
@@ -173,15 +161,15 @@ class Sandbox:
         libraries, inner = host.inner_bwrap(path)
         return (
             *upper.prefix,
-            str(path), "--json-status-fd", str(outer_status),
+            str(path), "--json-status-fd", str(fds.outer_status),
             *libraries,
             *bwrap.holder(
                 lowers=lowers, upper=upper.outer, mounts=mounts, control_bytes=CONTROL_BYTES
             ),
-            "--", inner, "--json-status-fd", str(inner_status),
+            "--", inner, "--json-status-fd", str(fds.inner_status),
             *bwrap.namespaces(network_host=self._mode.shares_host),
             *bwrap.identity(hostname=spec.hostname),
-            "--seccomp", str(seccomp_fd),
+            "--seccomp", str(fds.seccomp),
             *bwrap.overlay(len(lowers)),
             *bwrap.devices(shm_bytes=spec.limits.shm_bytes),
             *(word for n, one in enumerate(mounts) for word in bwrap.mount(one, n)),
@@ -192,57 +180,20 @@ class Sandbox:
             "--", "bash", "--noprofile", "--norc", "-c", script("init.bash"), "init",
         )  # fmt: skip
 
-    def _start(
+    def _launched(
         self, stack: contextlib.ExitStack, path: Path, rootfs: Rootfs, upper: ArgvPart
-    ) -> None:
-        deadline = time.monotonic() + START_SECONDS
-        with contextlib.ExitStack() as ours:
-            outer_read, outer_write = _pipe(ours)
-            inner_read, inner_write = _pipe(ours)
-            reports, reports_write = _pipe(ours)
-            requests_read, requests = _pipe(ours)
-            errors, errors_write = _pipe(ours)
-            filter_fd = seccomp.pipe_of("fakeroot")
-            ours.callback(os.close, filter_fd)
-            fds = (outer_write.fd, inner_write.fd, filter_fd)
-            self._argv = self._argv_of(path, rootfs, upper, fds)
-            process = spawn(
-                self._argv, fds=(*fds, *upper.fds),
-                stdin=requests_read.fd, stdout=reports_write.fd, stderr=errors_write.fd,
-                # Ctrl-C of a terminal goes to every process of the foreground group: it is ours
-                # to interrupt the command, and the sandbox must outlive it
-                new_session=True,
-            )  # fmt: skip
-            stack.callback(_reap, process)
-            try:
-                # only the jail holds these ends from here on: its death shows as end of file
-                for end in (outer_write, inner_write, reports_write, errors_write):
-                    end.close()
-                held = _read_child_pid(outer_read.fd, deadline, "outer")
-                first = _read_child_pid(inner_read.fd, deadline, "inner")
-                first_pidfd = os.pidfd_open(first)
-                stack.callback(os.close, first_pidfd)
-                stack.callback(pidfd_signal, first_pidfd, signal.SIGKILL)
-                supervisor = self._supervise(stack, held, first, requests, reports)
-                supervisor.await_ready(deadline - time.monotonic())
-                self._open_inside(stack, supervisor)
-            except (LaunchError, SandboxClosedError, OSError) as error:
-                process.kill()
-                process.wait()
-                raise self._launch_error(error, errors.fd, path) from error
-
-    def _supervise(
-        self, stack: contextlib.ExitStack, held: int, first: int, requests: _End, reports: _End
     ) -> Supervisor:
-        # The outer namespace's own view: inside the jail the same tmpfs is read-only.
-        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-        control = Control(os.open(f"/proc/{held}/root{bwrap.HELD}", flags))
-        supervisor = Supervisor(
-            requests=requests.keep(), reports=reports.keep(), pid=first, control=control
-        )
-        self._supervisor = supervisor
-        stack.callback(supervisor.close)
-        return supervisor
+        def argv_of(fds: LaunchFds) -> tuple[str, ...]:
+            self._argv = self._argv_of(path, rootfs, upper, fds)
+            return self._argv
+
+        try:
+            return launch(stack, argv_of, filter_name=_FILTER, fds=upper.fds)
+        except LaunchError as error:
+            known = host.explain(error.stderr, path)
+            if known is None:
+                raise
+            raise known from error
 
     def _open_inside(self, stack: contextlib.ExitStack, supervisor: Supervisor) -> None:
         root = os.open(f"/proc/{supervisor.pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -250,19 +201,6 @@ class Sandbox:
         self._files = Files(root, workdir=self.spec.workdir)
         stack.callback(self._close_shells)
         self.shell()
-
-    def _launch_error(self, error: Exception, errors: int, path: Path) -> Exception:
-        os.set_blocking(errors, False)
-        with contextlib.suppress(OSError):
-            stderr = os.read(errors, 65536).decode(errors="replace")
-            known = host.explain(stderr, path)
-            if known is not None:
-                return known
-            return LaunchError(
-                f"the sandbox did not start: {stderr.strip() or error}",
-                hint="run: sandbox-lite doctor", argv=self._argv, stderr=stderr,
-            )  # fmt: skip
-        return LaunchError(f"the sandbox did not start: {error}", argv=self._argv)
 
     def _close_shells(self) -> None:
         for shell in self._shells.values():
@@ -294,12 +232,13 @@ class Sandbox:
             LaunchError: It did not start.
         """
         supervisor = self._open_supervisor()
-        if name not in self._shells:
-            assert self._drainer is not None
-            self._shells[name] = Shell(
-                supervisor, self._drainer, name=name, output_bytes=self.spec.limits.output_bytes
-            )
-        return self._shells[name]
+        with self._shells_lock:
+            if name not in self._shells:
+                assert self._drainer is not None
+                self._shells[name] = Shell(
+                    supervisor, self._drainer, name=name, output_bytes=self.spec.limits.output_bytes
+                )
+            return self._shells[name]
 
     def run(
         self,
@@ -393,38 +332,6 @@ class Sandbox:
     def command_line(self) -> str:
         """Return the command that made this sandbox, as it can be pasted into a shell."""
         return bwrap.printable(self._argv)
-
-
-class _End:
-    """One end of a pipe, closed once: a second close of a number could hit somebody else's."""
-
-    def __init__(self, fd: int) -> None:
-        self.fd = fd
-
-    def close(self) -> None:
-        if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
-
-    def keep(self) -> int:
-        """Return the descriptor, which is the caller's from now on."""
-        fd, self.fd = self.fd, -1
-        return fd
-
-
-def _pipe(stack: contextlib.ExitStack) -> tuple[_End, _End]:
-    reader, writer = (_End(fd) for fd in os.pipe2(os.O_CLOEXEC))
-    stack.callback(reader.close)
-    stack.callback(writer.close)
-    return reader, writer
-
-
-def _reap(process: subprocess.Popen[bytes]) -> None:
-    try:
-        process.wait(timeout=_CLOSE_SECONDS)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
 
 
 _swept: set[int] = set()

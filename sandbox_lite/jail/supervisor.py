@@ -47,6 +47,11 @@ class Control:
         os.mkdir(name, 0o700, dir_fd=self.fd)
         return os.open(name, _DIRECTORY | os.O_NOFOLLOW, dir_fd=self.fd)
 
+    def create(self, name: str) -> int:
+        """Make a file and return a descriptor to write it."""
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
+        return os.open(name, flags, 0o644, dir_fd=self.fd)
+
     def remove(self, name: str) -> None:
         """Remove a directory with the files in it; ours never hold directories."""
         flags = _DIRECTORY | os.O_NOFOLLOW

@@ -1,0 +1,201 @@
+"""One generation of a persistent shell: its process, FIFOs, terminal, and what it reports."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import re
+import secrets
+import signal
+import struct
+import termios
+from typing import TYPE_CHECKING
+
+from sandbox_lite.errors import LaunchError
+from sandbox_lite.jail.process import pidfd_signal
+from sandbox_lite.jail.pump import read_ready
+from sandbox_lite.jail.supervisor import make_fifo, script, write_file
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sandbox_lite.jail.pump import Pump
+    from sandbox_lite.jail.supervisor import Supervisor
+
+START_SECONDS = 30.0
+ROWS, COLUMNS = 24, 80
+
+_STATUS = re.compile(rb"\x01(\d+) (\d+) (.*?)\x02\n", re.DOTALL)
+_STATUS_LIMIT = 64 * 1024
+_STATE_LIMIT = 1024 * 1024
+_MARK_BYTES = 32
+_STATE_OFTEN = 64 * 1024
+"""A larger state is asked for after every 16th command only: printing 6 MB takes bash 0.5 s."""
+
+_TIOCSIG, _TIOCGSID = 0x40045436, 0x5429  # ioctl_tty(2); the same on x86-64 and aarch64
+
+
+class Bash:
+    """A running bash; when it ends, `Shell` starts the next from the `state` it left."""
+
+    def __init__(self, supervisor: Supervisor, *, key: str, state: bytes) -> None:
+        """Start it and wait until it takes commands.
+
+        Args:
+            supervisor: Process 1 of the sandbox.
+            key: Name of its directory in the control directory, never used before.
+            state: What an earlier generation reported, to be sourced first.
+
+        Raises:
+            LaunchError: It did not start.
+        """
+        self.key = key
+        self.state = state
+        """Bash code that brings back directory, variables, functions, aliases, options, traps."""
+        self.state_code: int | None = None
+        """`$?` when that state was printed."""
+        self.cwd = ""
+        self.ended = False
+        self._supervisor = supervisor
+        self._nonce = secrets.token_hex(8)
+        self._mark = re.compile(f"#{self._nonce} (\\d+)\n".encode())
+        self._status_buffer = b""
+        self._state_buffer = bytearray()
+        with contextlib.ExitStack() as stack:
+            self._open(stack)
+            self._stack = stack.pop_all()
+
+    def _open(self, stack: contextlib.ExitStack) -> None:
+        control = self._supervisor.control
+        self.directory = control.directory(self.key)
+        stack.callback(control.remove, self.key)
+        stack.callback(os.close, self.directory)
+        text = script("rc.bash").replace("KEY", self.key).replace("NONCE", self._nonce)
+        write_file(self.directory, "rc", text.encode())
+        write_file(self.directory, "restore", self.state)
+
+        def fifo(name: str) -> int:
+            fd = make_fifo(self.directory, name, os.O_RDWR)
+            stack.callback(os.close, fd)
+            return fd
+
+        self._commands, self._status, self._states = fifo("command"), fifo("status"), fifo("state")
+        self.terminal, self.terminal_number = self._supervisor.open_terminal()
+        stack.callback(os.close, self.terminal)
+        self._child = self._supervisor.start_shell(self.key, self.terminal_number)
+        if self._child.pidfd is not None:
+            stack.callback(os.close, self._child.pidfd)
+        self._handshake()
+
+    def _handshake(self) -> None:
+        import pexpect
+        from pexpect import fdpexpect
+
+        # pexpect's select() raises for descriptors above 1023
+        spawn = fdpexpect.fdspawn(self.terminal, timeout=START_SECONDS, use_poll=True)
+        try:
+            spawn.expect_exact(f"sandbox-lite ready {self._nonce}\r\n".encode())
+        except (pexpect.EOF, pexpect.TIMEOUT) as error:
+            raise LaunchError(
+                f"bash did not start in the sandbox ({type(error).__name__})",
+                hint="does the rootfs have bash and setsid (util-linux)?",
+            ) from None
+        fcntl.ioctl(self.terminal, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, COLUMNS, 0, 0))
+        modes = termios.tcgetattr(self.terminal)
+        self._modes = [*modes[:3], modes[3] & ~termios.ECHO, *modes[4:]]
+        self.read_status(0)
+
+    # -- commands -----------------------------------------------------------------------------
+
+    def send(self, number: int, where: str) -> None:
+        """Let it source the command of that number with these redirections."""
+        # job control and a killed program may leave the terminal raw
+        termios.tcsetattr(self.terminal, termios.TCSANOW, self._modes)
+        often = len(self.state) <= _STATE_OFTEN or number % 16 == 0
+        base = self._supervisor.where(self.key, str(number))
+        # Two lines: an abort (set -u, SIGINT, a syntax error) drops the first alone. The backslash
+        # keeps an alias of that name away. At the top level, for in a function `declare` is local.
+        lines = f"\\. {base} {where}\n__sbx_status $? {number}\n" + "__sbx_state\n" * often
+        os.write(self._commands, lines.encode())
+
+    def signal_foreground(self, number: signal.Signals) -> None:
+        """Signal what runs in the foreground; the shell itself gets SIGINT only."""
+        with contextlib.suppress(OSError):
+            if number is signal.SIGINT:
+                # no pid is named, so none can be the wrong one; takes INT, QUIT and TSTP only
+                fcntl.ioctl(self.terminal, _TIOCSIG, int(number))
+                return
+            # asked from the master, the kernel answers in our own pid numbering
+            group = _ioctl_int(self.terminal, termios.TIOCGPGRP)
+            if group > 1 and group != _ioctl_int(self.terminal, _TIOCGSID):
+                os.killpg(group, number)
+
+    def kill(self) -> None:
+        """Kill it; what it started stays."""
+        if self._child.pidfd is not None:
+            pidfd_signal(self._child.pidfd, signal.SIGKILL)
+
+    def exit_code(self) -> int:
+        """Return how it ended, which it must have."""
+        return self._supervisor.exit_code(self._child)
+
+    # -- reports ------------------------------------------------------------------------------
+
+    def watch(self, pump: Pump, on_status: Callable[[], None], *, tty: bool = False) -> None:
+        """Let a pump watch all that it may say, and its end."""
+
+        def ended() -> None:
+            self.ended = True
+
+        pump.watch(self._status, on_status)
+        pump.watch(self._states, self.read_state)
+        if not tty:
+            # what background jobs print on /dev/tty goes nowhere, but must not block them
+            pump.watch(self.terminal, self._discard)
+        if self._child.pidfd is None:
+            self.ended = True
+        else:
+            pump.watch(self._child.pidfd, ended)
+
+    def read_status(self, number: int) -> int | None:
+        """Return the exit code of that command if it was reported."""
+        self._status_buffer += read_ready(self._status) or b""
+        code = None
+        while match := _STATUS.search(self._status_buffer):
+            self._status_buffer = self._status_buffer[match.end() :]
+            if int(match[1]) == number:
+                code = int(match[2]) & 255
+                self.cwd = match[3].decode(errors="replace")
+        # anybody inside can write here: keep no more than a mark could need
+        self._status_buffer = self._status_buffer[-_STATUS_LIMIT:]
+        return code
+
+    def read_state(self) -> None:
+        """Take the states that were printed."""
+        while data := read_ready(self._states):
+            self._state_buffer += data
+            # a mark can only end in what is new
+            start = max(0, len(self._state_buffer) - len(data) - _MARK_BYTES)
+            while mark := self._mark.search(self._state_buffer, start):
+                if mark.start() <= _STATE_LIMIT:
+                    self.state = bytes(self._state_buffer[: mark.start()])
+                self.state_code = int(mark[1])
+                del self._state_buffer[: mark.end()]
+                start = 0
+            # too large to keep: only enough is held to find the mark that ends it
+            if len(self._state_buffer) > 2 * _STATE_LIMIT:
+                del self._state_buffer[_STATE_LIMIT + 1 : -_MARK_BYTES]
+
+    def _discard(self) -> None:
+        with contextlib.suppress(OSError):
+            os.read(self.terminal, 65536)
+
+    def close(self) -> None:
+        """Let go of descriptors and files; the process itself belongs to the jail."""
+        self._stack.close()
+
+
+def _ioctl_int(fd: int, request: int) -> int:
+    buffer = fcntl.ioctl(fd, request, struct.pack("i", 0))
+    return int(struct.unpack("i", buffer)[0])

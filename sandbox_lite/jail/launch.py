@@ -1,0 +1,177 @@
+"""From one command to a running process 1: descriptors, status of both bwraps, and the way back."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import signal
+import subprocess
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from sandbox_lite.errors import LaunchError, SandboxClosedError
+from sandbox_lite.jail import seccomp
+from sandbox_lite.jail.bwrap import HELD
+from sandbox_lite.jail.process import pidfd_signal, spawn
+from sandbox_lite.jail.supervisor import Control, Supervisor
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+START_SECONDS = 60.0
+_CLOSE_SECONDS = 30.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaunchFds:
+    """Descriptors whose numbers the command names."""
+
+    outer_status: int
+    inner_status: int
+    seccomp: int
+
+
+class _End:
+    """One end of a pipe, closed once: a second close of a number could hit somebody else's."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+
+    def close(self) -> None:
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+    def keep(self) -> int:
+        """Return the descriptor, which is the caller's from now on."""
+        fd, self.fd = self.fd, -1
+        return fd
+
+
+def _pipe(stack: contextlib.ExitStack) -> tuple[_End, _End]:
+    reader, writer = (_End(fd) for fd in os.pipe2(os.O_CLOEXEC))
+    stack.callback(reader.close)
+    stack.callback(writer.close)
+    return reader, writer
+
+
+def _read_child_pid(fd: int, deadline: float, name: str) -> int:
+    """Return the pid in the first JSON object of a bwrap's status descriptor."""
+    text = b""
+    # the JSON may arrive in pieces
+    while b"}" not in text:
+        poll = select.poll()
+        poll.register(fd, select.POLLIN)
+        left = deadline - time.monotonic()
+        if left <= 0 or not poll.poll(left * 1000):
+            raise LaunchError(f"the {name} bwrap did not start in time")
+        data = os.read(fd, 4096)
+        if not data:
+            raise LaunchError(f"the {name} bwrap ended before the sandbox was there")
+        text += data
+    return int(json.loads(text[: text.index(b"}") + 1])["child-pid"])
+
+
+def launch(
+    stack: contextlib.ExitStack,
+    argv_of: Callable[[LaunchFds], Sequence[str]],
+    *,
+    filter_name: seccomp.FilterName,
+    fds: Sequence[int] = (),
+) -> Supervisor:
+    """Start a sandbox and wait for its process 1; all that it holds goes with `stack`.
+
+    Args:
+        stack: Closes the descriptors, kills process 1 and waits for bwrap.
+        argv_of: Makes the command from the numbers of the descriptors.
+        filter_name: The system call filter to load.
+        fds: Further descriptors that the command names.
+
+    Returns:
+        The host's end of process 1.
+
+    Raises:
+        LaunchError: It did not start; `stderr` is what bwrap said.
+    """
+    deadline = time.monotonic() + START_SECONDS
+    with contextlib.ExitStack() as ours:
+        outer_read, outer_write = _pipe(ours)
+        inner_read, inner_write = _pipe(ours)
+        reports, reports_write = _pipe(ours)
+        requests_read, requests = _pipe(ours)
+        errors, errors_write = _pipe(ours)
+        filter_fd = seccomp.pipe_of(filter_name)
+        ours.callback(os.close, filter_fd)
+        named = LaunchFds(
+            outer_status=outer_write.fd, inner_status=inner_write.fd, seccomp=filter_fd
+        )
+        argv = argv_of(named)
+        process = spawn(
+            argv,
+            fds=(named.outer_status, named.inner_status, named.seccomp, *fds),
+            stdin=requests_read.fd,
+            stdout=reports_write.fd,
+            stderr=errors_write.fd,
+            # Ctrl-C of a terminal goes to every process of the foreground group: it is ours to
+            # interrupt the command, and the sandbox must outlive it
+            new_session=True,
+        )
+        stack.callback(_reap, process)
+        try:
+            # only the jail holds these ends from here on: its death shows as end of file
+            for end in (outer_write, inner_write, reports_write, errors_write):
+                end.close()
+            held = _read_child_pid(outer_read.fd, deadline, "outer")
+            first = _read_child_pid(inner_read.fd, deadline, "inner")
+            _own(stack, first)
+            supervisor = _supervisor(stack, held, first, requests, reports)
+            supervisor.await_ready(deadline - time.monotonic())
+        except (LaunchError, SandboxClosedError, OSError) as error:
+            process.kill()
+            process.wait()
+            raise _launch_error(error, errors.fd, argv) from error
+        return supervisor
+
+
+def _own(stack: contextlib.ExitStack, first: int) -> None:
+    # killing bwrap would leave process 1 to the host's init; killing process 1 ends all
+    pidfd = os.pidfd_open(first)
+    stack.callback(os.close, pidfd)
+    stack.callback(pidfd_signal, pidfd, signal.SIGKILL)
+
+
+def _supervisor(
+    stack: contextlib.ExitStack, held: int, first: int, requests: _End, reports: _End
+) -> Supervisor:
+    # The outer namespace's own view: inside the jail the same tmpfs is read-only.
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+    control = Control(os.open(f"/proc/{held}/root{HELD}", flags))
+    supervisor = Supervisor(
+        requests=requests.keep(), reports=reports.keep(), pid=first, control=control
+    )
+    stack.callback(supervisor.close)
+    return supervisor
+
+
+def _launch_error(error: Exception, errors: int, argv: Sequence[str]) -> LaunchError:
+    os.set_blocking(errors, False)
+    stderr = ""
+    with contextlib.suppress(OSError):
+        stderr = os.read(errors, 65536).decode(errors="replace").strip()
+    return LaunchError(
+        f"the sandbox did not start: {stderr or error}",
+        hint="run: sandbox-lite doctor",
+        argv=argv,
+        stderr=stderr,
+    )
+
+
+def _reap(process: subprocess.Popen[bytes]) -> None:
+    try:
+        process.wait(timeout=_CLOSE_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
