@@ -231,7 +231,11 @@ def test_ctrl_c_ends_the_command_and_keeps_the_sandbox(home: Path) -> None:
     with Sandbox("minimal") as sandbox:
         main = threading.main_thread().ident
         assert main is not None
-        for action in (lambda: sandbox.run("sleep 100"), lambda: sandbox.exec(["sleep", "100"])):
+        actions: tuple[Callable[[], object], ...] = (
+            lambda: sandbox.run("sleep 100"),
+            lambda: sandbox.exec(["sleep", "100"]),
+        )
+        for action in actions:
             timer = threading.Timer(0.3, signal.pthread_kill, (main, signal.SIGINT))
             timer.start()
             with pytest.raises(KeyboardInterrupt):
