@@ -306,6 +306,8 @@ def _chunks(data: bytes) -> list[tuple[bytes, bytes]]:
     chunks, at = [], len(_PNG)
     while at + 12 <= len(data):
         length = int.from_bytes(data[at : at + 4])
+        if at + 12 + length > len(data):
+            break
         name, body = data[at + 4 : at + 8], data[at + 8 : at + 8 + length]
         if zlib.crc32(name + body) != int.from_bytes(data[at + 8 + length : at + 12 + length]):
             raise _WrongError("is damaged: a checksum is wrong")
