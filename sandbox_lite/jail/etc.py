@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from sandbox_lite.errors import HostError
 from sandbox_lite.jail import places
-from sandbox_lite.jail.janitor import remove_tree
+from sandbox_lite.jail.removal import remove_tree
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

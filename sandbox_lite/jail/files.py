@@ -25,7 +25,7 @@ from sandbox_lite.jail.access import (
     refuse_kernels,
 )
 from sandbox_lite.jail.openat2 import IN_ROOT, NO_MAGICLINKS, openat2
-from sandbox_lite.jail.rootfs.tree import remove_beneath
+from sandbox_lite.jail.removal import remove_beneath
 from sandbox_lite.jail.transfer import Copier, TransferReport
 
 if TYPE_CHECKING:

@@ -1,41 +1,27 @@
 """Removes the directories of sandboxes whose program was killed: a process that waits for its end.
 
-Run as a script it reads paths, `+path` and `-path`, from a pipe whose other end the program holds.
-The kernel closes that end however the program dies; what is still on the list is then removed, and
-the janitor ends too. It stands in a session of its own, so the program's Ctrl-C does not reach it,
-and needs nothing but the standard library.
+The process reads paths, `+path` and `-path`, from a pipe whose other end the program holds. The
+kernel closes that end however the program dies; what is still on the list is then removed, and the
+janitor ends too. It stands in a session of its own, so the program's Ctrl-C does not reach it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import shutil
-import stat
 import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
 
+from sandbox_lite.jail.removal import remove_tree
+
 _PATIENCE_SECONDS = 10.0
-
-
-def remove_tree(path: Path) -> None:
-    """Remove a directory with all below it, also what its owner may not write or enter.
-
-    Overlay's own `work/work` has mode 000, and a model may take any bit from its directories.
-    """
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-        path.chmod(stat.S_IRWXU)
-    for directory, names, _ in os.walk(path):
-        for name in names:
-            below = Path(directory, name)
-            if not below.is_symlink():
-                with contextlib.suppress(FileNotFoundError):
-                    below.chmod(stat.S_IRWXU)
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-        shutil.rmtree(path)
+_PROGRAM = (
+    "import sys; sys.path.append(sys.argv[1]); from sandbox_lite.jail.janitor import serve; serve()"
+)
+"""Without site-packages: it needs nothing but us and the standard library."""
 
 
 class Janitor:
@@ -73,7 +59,7 @@ def _start() -> int:
     reader, writer = os.pipe2(os.O_CLOEXEC)
     try:
         process = subprocess.Popen(
-            [sys.executable, "-I", "-S", str(Path(__file__))],
+            [sys.executable, "-I", "-S", "-c", _PROGRAM, str(Path(__file__).parents[2])],
             stdin=reader,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -91,7 +77,8 @@ def _start() -> int:
     return writer
 
 
-def _serve() -> None:
+def serve() -> None:
+    """Be the janitor: read until the program ends, then remove what is on the list."""
     watched: set[bytes] = set()
     rest = b""
     while data := os.read(0, 65536):
@@ -107,7 +94,3 @@ def _serve() -> None:
                 remove_tree(Path(os.fsdecode(path)))
             if not Path(os.fsdecode(path)).exists():
                 watched.discard(path)
-
-
-if __name__ == "__main__":
-    _serve()

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Literal
 from sandbox_lite.errors import HostError
 from sandbox_lite.jail import places
 from sandbox_lite.jail.bwrap import UPPER
-from sandbox_lite.jail.janitor import Janitor, remove_tree
+from sandbox_lite.jail.janitor import Janitor
 from sandbox_lite.jail.owner import Owner
+from sandbox_lite.jail.removal import remove_tree
 from sandbox_lite.spec import ArgvPart
 
 if TYPE_CHECKING:

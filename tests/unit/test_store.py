@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from sandbox_lite.errors import HostError, RootfsError, SpecError
+from sandbox_lite.jail.removal import remove_tree
 from sandbox_lite.jail.rootfs.store import RootfsInfo, Store, explain
-from sandbox_lite.jail.rootfs.tree import remove_tree, summarize
+from sandbox_lite.jail.rootfs.tree import summarize
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING
 
 from sandbox_lite.errors import RootfsError, SpecError
 from sandbox_lite.jail import places
+from sandbox_lite.jail.removal import remove_tree
 from sandbox_lite.jail.rootfs.explain import explain, explained
 from sandbox_lite.jail.rootfs.info import (
     FORMAT,
@@ -39,7 +40,7 @@ from sandbox_lite.jail.rootfs.info import (
     VerifyResult,
     check_name,
 )
-from sandbox_lite.jail.rootfs.tree import normalize, remove_tree, summarize
+from sandbox_lite.jail.rootfs.tree import normalize, summarize
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
