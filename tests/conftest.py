@@ -20,8 +20,33 @@ if TYPE_CHECKING:
 MUST_WORK = os.environ.get("SANDBOX_LITE_MUST_WORK") == "1"
 """Set in CI: what the host lacks is then a failure, never a skip."""
 
-ALLOWED_SKIPS: dict[str, str] = {}
+ALLOWED_SKIPS: dict[str, str] = {
+    "an ordinary user": "root may read and write everything; CI runs every test as a user as well",
+    "transformers": "a gigabyte of torch; run once by hand, see tests/live",
+}
 """Things that CI's host may lack, each with its reason."""
+
+_unknown_skips: list[str] = []
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Note a skip that is not on the list."""
+    if report.skipped and isinstance(report.longrepr, tuple):
+        reason = report.longrepr[2].removeprefix("Skipped: ").removeprefix("this host lacks ")
+        if reason not in ALLOWED_SKIPS:
+            _unknown_skips.append(f"{report.nodeid}: {reason}")
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Fail a run in CI that skipped what it must not."""
+    if MUST_WORK and _unknown_skips:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say which skips failed the run."""
+    for line in _unknown_skips if MUST_WORK else []:
+        terminalreporter.write_line(f"CI must not skip {line}", red=True)
 
 
 def require(present: bool, thing: str) -> None:

@@ -122,7 +122,7 @@ def remove_tree(path: Path) -> None:
     """
     try:
         parent = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return
     try:
         remove_beneath(parent, path.name)
