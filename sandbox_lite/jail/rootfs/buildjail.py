@@ -137,7 +137,7 @@ _CAUSES = (
 
 def _failed(doing: str, code: int, lines: Sequence[str]) -> SandboxLiteError:
     shown = "\n".join(lines)
-    if lines and lines[-1].startswith("bwrap: "):
+    if lines and lines[-1].startswith("bwrap: ") and "execvp" not in lines[-1]:
         known = host.explain(lines[-1], programs.find_bwrap())
         return known or HostError(
             f"bwrap cannot {doing} on this machine: {lines[-1]}", hint="run: sandbox-lite doctor"

@@ -222,6 +222,7 @@ class _Build:
         for path, text in self.recipe.files.items():
             write_file(self.tree, path, text)
         status = self.tree / "var/lib/dpkg/status"
+        status.parent.mkdir(parents=True, exist_ok=True)
         status.touch()
         (self.tree / "testbed").mkdir(exist_ok=True)
         names = [f"{package.name}.deb" for package in packages]

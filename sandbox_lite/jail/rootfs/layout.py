@@ -22,6 +22,8 @@ rm -rf /var/lib/apt/lists/* /var/cache/apt/*.bin /var/cache/man/* /root/.cache
 mkdir -p /var/lib/apt/lists/partial
 # Java's packages make links to their manuals there, with or without manuals
 mkdir -p /usr/share/man/man{1..9}
+# all are configured in one go, and ca-certificates may be before base-files makes /usr/local
+mkdir -p /usr/local/share/ca-certificates
 # what a new day or a second run would write differently
 find /var/log /var/tmp -xdev -mindepth 1 ! -type d -delete
 rm -f /var/cache/ldconfig/aux-cache /var/lib/dpkg/*-old /var/cache/debconf/*-old
