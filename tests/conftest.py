@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
 import pytest
@@ -12,7 +13,6 @@ from sandbox_lite import Limits
 from sandbox_lite.jail.rootfs import debian, recipe
 from sandbox_lite.jail.rootfs.store import Store
 from sandbox_lite.jail.sandbox import Sandbox
-from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -14,8 +14,8 @@ from sandbox_lite.jail.sandbox import Sandbox
 from sandbox_lite.spec import SandboxSpec
 
 if TYPE_CHECKING:
-    from pathlib import Path
     from collections.abc import Iterator
+    from pathlib import Path
 
 SECRET = "planted-3f1c9a-secret"
 LOOK = (

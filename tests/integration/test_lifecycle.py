@@ -261,7 +261,9 @@ def test_failed_start_leaves_nothing(home: Path, tmp_path: Path) -> None:
     assert not list(places.run_dir().glob(f"{os.getpid()}-*"))
 
 
-@pytest.mark.parametrize("bad", [{"network": "nosuch"}, {"workdir": "relative"}, {"env": {"A=": ""}}])
+@pytest.mark.parametrize(
+    "bad", [{"network": "nosuch"}, {"workdir": "relative"}, {"env": {"A=": ""}}]
+)
 def test_request_that_makes_no_sense_creates_nothing(home: Path, bad: dict[str, object]) -> None:
     with pytest.raises(SpecError):
         Sandbox("minimal", **bad)  # type: ignore[arg-type]
