@@ -244,5 +244,3 @@ class Enforcement:
     """Whether the kernel holds `disk_bytes`."""
     capabilities: tuple[str, ...] = ()
     """Those that uid 0 inside holds over its own user namespace."""
-
-

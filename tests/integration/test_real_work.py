@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 WORK = {
     "the paper's libraries": (
-        "python -c 'import numpy, scipy, sympy, mpmath, matplotlib, IPython, chardet; print(6 * 7)'",
+        "python -c 'import numpy, scipy, sympy, mpmath, matplotlib, IPython, chardet; print(42)'",
         "42",
     ),
     "apt": (

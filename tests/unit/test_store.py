@@ -335,7 +335,7 @@ def test_a_file_where_the_store_belongs(tmp_path: Path) -> None:
     (tmp_path / "store").write_text("")
     store = Store(tmp_path / "store" / "rootfs")
     with (
-        pytest.raises(RootfsError, match="Not a directory|File exists") as caught,
+        pytest.raises(RootfsError, match=r"Not a directory|File exists") as caught,
         store.stage("a"),
     ):
         pass
