@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,7 +13,7 @@ import typer
 
 from sandbox_lite import config
 from sandbox_lite.cli import transfer
-from sandbox_lite.cli.terminal import emit, status
+from sandbox_lite.cli.terminal import emit, say_in_force, status
 from sandbox_lite.errors import SpecError
 from sandbox_lite.spec import Limits, Mount, Outcome
 
@@ -100,6 +101,8 @@ def execute(
         mounts=mounts(mount or ()), limits=limits,
     )  # fmt: skip
     with sandbox:
+        if sys.stderr.isatty() and not as_json:  # elsewhere both streams are the program's alone
+            say_in_force(sandbox.enforcement)
         transfer.send(sandbox, source)
         with transfer.fetched_at_end(sandbox, target):
             result = sandbox.exec(argv, input=_stdin(), on_output=None if as_json else _pass_on)

@@ -12,7 +12,15 @@ import typer
 from sandbox_lite import config
 from sandbox_lite.cli import transfer
 from sandbox_lite.cli.execute import Network
-from sandbox_lite.cli.terminal import clip_lines, console, emit, one_line, status, visible
+from sandbox_lite.cli.terminal import (
+    clip_lines,
+    console,
+    emit,
+    one_line,
+    say_in_force,
+    status,
+    visible,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -61,7 +69,6 @@ def replay(
     from sandbox_lite.agent import replay as replays
     from sandbox_lite.agent import trajectory as records
     from sandbox_lite.agent.tools import ToolContext
-    from sandbox_lite.cli.shell import say_in_force
     from sandbox_lite.jail.sandbox import Sandbox
     from sandbox_lite.spec import Limits
 
@@ -69,15 +76,19 @@ def replay(
     record = records.load(trajectory)
     expectations = replays.load_expectations(expect) if expect is not None else ()
     chosen = config.load({"rootfs": rootfs or _rootfs_of(record), "network": network})
-    mode = chosen.network
-    if network is None and record.enforcement is not None:
-        mode = record.enforcement.network
     working_dir, inside, _ = record.directories
     sandbox = Sandbox(
-        chosen.rootfs, network=mode, workdir=working_dir, limits=Limits(timeout_seconds=timeout)
+        chosen.rootfs,
+        network=chosen.network,
+        workdir=working_dir,
+        limits=Limits(timeout_seconds=timeout),
     )
     with sandbox:
         say_in_force(sandbox.enforcement)
+        had = record.enforcement.network if record.enforcement else chosen.network
+        if had != chosen.network:
+            # never taken from the record: whoever wrote it does not decide what it may reach
+            status(f"note: the record had the network {had}; --network {had} gives it again")
         status(f"task: {record.task[:100]}")
         transfer.send(sandbox, source, inside)
         report = replays.replay(

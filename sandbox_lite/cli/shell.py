@@ -16,7 +16,7 @@ import typer
 from sandbox_lite import config
 from sandbox_lite.cli import transfer
 from sandbox_lite.cli.execute import Env, Mounts, Network, Rootfs, Workdir, mounts, variables
-from sandbox_lite.cli.terminal import status
+from sandbox_lite.cli.terminal import say_in_force, status
 from sandbox_lite.errors import SpecError
 from sandbox_lite.spec import Limits
 
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from sandbox_lite.jail.interaction import Interaction
-    from sandbox_lite.spec import Enforcement
 
 # The rootfs may not know the person's terminal. readline puts back the modes it found before each
 # command, and those of the sandbox's terminal do not echo.
@@ -88,16 +87,6 @@ def shell(
                 interaction.attach(0, 1)
                 result = interaction.finish()
     return result.exit_code
-
-
-def say_in_force(enforcement: Enforcement) -> None:
-    """Print which rootfs and network the sandbox has."""
-    from sandbox_lite.jail import network
-
-    name, _, digest = enforcement.rootfs.partition(" ")
-    frozen = f" ({digest[:19]})" if digest else ""
-    mode = network.find(enforcement.network)
-    status(f"sandbox: rootfs {name}{frozen}, network {mode.name} ({mode.summary})")
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from sandbox_lite.errors import SandboxLiteError
+    from sandbox_lite.spec import Enforcement
 
 _ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[ -/]*[0-~])")
 # all of C0 but tab and newline, DEL, C1, and what turns the direction of writing round
@@ -50,6 +51,16 @@ def status(line: str) -> None:
 def emit(data: object) -> None:
     """Print one JSON object on a line of its own."""
     print(json.dumps(data, ensure_ascii=False, default=str), flush=True)
+
+
+def say_in_force(enforcement: Enforcement) -> None:
+    """Print which rootfs and network the sandbox has."""
+    from sandbox_lite.jail import network
+
+    name, _, digest = enforcement.rootfs.partition(" ")
+    frozen = f" ({digest[:19]})" if digest else ""
+    mode = network.find(enforcement.network)
+    status(f"sandbox: rootfs {name}{frozen}, network {mode.name} ({mode.summary})")
 
 
 def fail(error: SandboxLiteError) -> int:

@@ -10,8 +10,7 @@ import time
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Protocol
 
-from sandbox_lite.cli.shell import say_in_force
-from sandbox_lite.cli.terminal import clip_lines, console, status, visible
+from sandbox_lite.cli.terminal import clip_lines, console, say_in_force, status, visible
 from sandbox_lite.spec import format_size
 
 if TYPE_CHECKING:

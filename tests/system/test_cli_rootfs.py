@@ -214,6 +214,17 @@ def test_drift_is_shown_and_can_be_expected(cli: Installed, tmp_path: Path) -> N
     assert "it prints the time" in excused.text
 
 
+def test_a_record_does_not_open_the_network(cli: Installed) -> None:
+    path = recorded(cli, "ls /sys/class/net")
+    text = path.read_text()
+    path.write_text(text.replace('"network": "none"', '"network": "host"'))
+    assert path.read_text() != text
+    result = cli.run("replay", path)
+    assert result.code == 0, result.text
+    assert "network none" in result.err
+    assert "--network host gives it again" in result.err
+
+
 def test_a_published_record(cli: Installed, tmp_path: Path) -> None:
     def step(function: str, observation: str, **parameters: str) -> dict[str, object]:
         action = {"function": function, "parameters": parameters}
