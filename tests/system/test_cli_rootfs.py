@@ -291,6 +291,8 @@ def test_config(empty: Installed) -> None:
     assert empty.run("config", "set", "api_key", "sk-1").code == 2
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(60)
 def test_help_has_examples_everywhere(empty: Installed) -> None:
     commands = [[], ["run"], ["exec"], ["shell"], ["replay"], ["doctor"], ["demo"]]
     commands += [["rootfs", name] for name in ("build", "ls", "rm", "verify", "export", "import")]
