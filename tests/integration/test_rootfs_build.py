@@ -175,9 +175,12 @@ def test_standard_offers_what_the_paper_does(
     assert store.info("standard").size_bytes <= 1_100_000_000
     with Sandbox("standard", network="host") as sandbox:
         sandbox.run(
-            "python -c 'import numpy, scipy.optimize, sympy, mpmath, matplotlib.pyplot, IPython, "
-            "chardet' && ipython --version && id user && git --version && wget --version && "
-            "uv --version"
+            "python -c 'import numpy.testing, scipy.optimize, scipy.stats, scipy.signal, sympy, "
+            "mpmath, matplotlib.pyplot, mpl_toolkits.mplot3d, IPython, chardet; "
+            'sympy.solve(sympy.symbols("x") ** 2 - 2)\''
+        ).check()
+        sandbox.run(
+            "ipython --version && id user && git --version && wget --version && uv --version"
         ).check()
         sandbox.run("echo 'int main(){return 7;}' > h.c && gcc h.c -o h; ./h; [ $? = 7 ]").check()
         done = sandbox.run(
