@@ -35,7 +35,7 @@ class Capture:
             return
         self._tail.append(data)
         self._tail_bytes += len(data)
-        while self._tail_bytes - len(self._tail[0]) >= self._tail_limit:
+        while self._tail and self._tail_bytes - len(self._tail[0]) >= self._tail_limit:
             gone = len(self._tail.popleft())
             self._tail_bytes -= gone
             self.dropped_bytes += gone

@@ -1,0 +1,70 @@
+"""Words for bwrap, compared whole."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sandbox_lite import Mount
+from sandbox_lite.jail import bwrap
+
+
+def test_namespaces() -> None:
+    everything = (
+        "--unshare-user", "--disable-userns", "--unshare-ipc", "--unshare-pid", "--unshare-uts",
+        "--unshare-cgroup-try", "--unshare-net", "--as-pid-1", "--new-session",
+        "--die-with-parent",
+    )  # fmt: skip
+    assert bwrap.namespaces(network_host=False) == everything
+    shared = tuple(word for word in everything if word != "--unshare-net")
+    assert bwrap.namespaces(network_host=True) == shared
+
+
+def test_identity_drops_all_but_a_few_capabilities() -> None:
+    assert bwrap.identity(hostname="box") == (
+        "--hostname", "box", "--uid", "0", "--gid", "0", "--cap-drop", "ALL",
+        "--cap-add", "CAP_DAC_OVERRIDE", "--cap-add", "CAP_FOWNER", "--cap-add", "CAP_SETFCAP",
+    )  # fmt: skip
+
+
+def test_environment_is_replaced() -> None:
+    assert bwrap.environment({"A": "1", "B": "x y"}) == (
+        "--clearenv", "--setenv", "A", "1", "--setenv", "B", "x y",
+    )  # fmt: skip
+
+
+def test_overlay_names_the_lowest_layer_first() -> None:
+    assert bwrap.overlay(2) == (
+        "--overlay-src", "/lower/0", "--overlay-src", "/lower/1",
+        "--overlay", "/upper/upper", "/upper/work", "/",
+    )  # fmt: skip
+
+
+def test_mounts_are_named_by_number() -> None:
+    source = Path("/home/somebody/secret")
+    assert bwrap.mount(Mount(source=source, target="/data"), 3) == (
+        "--ro-bind", "/mounts/3", "/data",
+    )  # fmt: skip
+    assert bwrap.mount(Mount(source=source, target="/w", mode="bind"), 0) == (
+        "--bind", "/mounts/0", "/w",
+    )  # fmt: skip
+    assert bwrap.mount(Mount(target="/t", mode="tmpfs", size_bytes=99), 1) == (
+        "--size", "99", "--tmpfs", "/t",
+    )  # fmt: skip
+
+
+def test_only_the_outer_bwrap_names_paths_of_the_host() -> None:
+    words = bwrap.holder(
+        lowers=[Path("/home/somebody/rootfs")],
+        upper=("--tmpfs", "/upper"),
+        mounts=[Mount(source=Path("/home/somebody/in"), target="/in")],
+        control_bytes=1024,
+    )
+    at = words.index("/home/somebody/rootfs")
+    assert words[at - 1 : at + 2] == ("--ro-bind", "/home/somebody/rootfs", "/lower/0")
+    at = words.index("/home/somebody/in")
+    assert words[at - 1 : at + 2] == ("--ro-bind", "/home/somebody/in", "/mounts/0")
+    assert words[-2:] == ("--tmpfs", "/control")
+
+
+def test_command_can_be_pasted() -> None:
+    assert bwrap.printable(["a b", "$c", "d'e"]) == "'a b' '$c' 'd'\"'\"'e'"
