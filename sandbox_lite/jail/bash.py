@@ -13,7 +13,7 @@ import termios
 from typing import TYPE_CHECKING
 
 from sandbox_lite.errors import LaunchError
-from sandbox_lite.jail.process import pidfd_signal
+from sandbox_lite.jail.process import explained, pidfd_signal
 from sandbox_lite.jail.pump import read_ready
 from sandbox_lite.jail.supervisor import make_fifo, script, write_file
 
@@ -26,9 +26,10 @@ if TYPE_CHECKING:
 START_SECONDS = 30.0
 ROWS, COLUMNS = 24, 80
 
-_STATUS = re.compile(rb"\x01(\d+) (\d+) (.*?)\x02\n", re.DOTALL)
+_STATUS, _STATUS_END = re.compile(rb"\x01(\d{1,18}) (\d{1,3}) "), b"\x02\n"
 _STATUS_LIMIT = 64 * 1024
 _STATE_LIMIT = 1024 * 1024
+_STATE_READS = 32
 _MARK_BYTES = 32
 _STATE_OFTEN = 64 * 1024
 """A larger state is asked for after every 16th command only: printing 6 MB takes bash 0.5 s."""
@@ -59,11 +60,18 @@ class Bash:
         self.ended = False
         self._supervisor = supervisor
         self._nonce = secrets.token_hex(8)
-        self._mark = re.compile(f"#{self._nonce} (\\d+)\n".encode())
+        self._mark = re.compile(f"#{self._nonce} (\\d{{1,3}})\n".encode())
         self._status_buffer = b""
         self._state_buffer = bytearray()
         with contextlib.ExitStack() as stack:
-            self._open(stack)
+            with explained(f"start the shell {key}"):
+                self._open(stack)
+            try:
+                self._handshake()
+            except BaseException:
+                # without its FIFOs it would wait at one of them as long as the sandbox lives
+                self.kill()
+                raise
             self._stack = stack.pop_all()
 
     def _open(self, stack: contextlib.ExitStack) -> None:
@@ -86,7 +94,6 @@ class Bash:
         self._child = self._supervisor.start_shell(self.key, self.terminal_number)
         if self._child.pidfd is not None:
             stack.callback(os.close, self._child.pidfd)
-        self._handshake()
 
     def _handshake(self) -> None:
         import pexpect
@@ -162,18 +169,25 @@ class Bash:
         """Return the exit code of that command if it was reported."""
         self._status_buffer += read_ready(self._status) or b""
         code = None
-        while match := _STATUS.search(self._status_buffer):
-            self._status_buffer = self._status_buffer[match.end() :]
-            if int(match[1]) == number:
-                code = int(match[2]) & 255
-                self.cwd = match[3].decode(errors="replace")
-        # anybody inside can write here: keep no more than a mark could need
-        self._status_buffer = self._status_buffer[-_STATUS_LIMIT:]
+        *marks, rest = self._status_buffer.split(_STATUS_END)
+        # anybody inside can write here, and without end: each byte is looked at once
+        for mark in marks:
+            for match in _STATUS.finditer(mark):
+                if int(match[1]) == number:
+                    code = int(match[2]) & 255
+                    self.cwd = mark[match.end() :].decode(errors="replace")
+                    break
+        # keep no more than a mark could need
+        self._status_buffer = rest[-_STATUS_LIMIT:]
         return code
 
     def read_state(self) -> None:
         """Take the states that were printed."""
-        while data := read_ready(self._states):
+        # anybody inside can write here as fast as it is read
+        for _ in range(_STATE_READS):
+            data = read_ready(self._states)
+            if not data:
+                return
             self._state_buffer += data
             # a mark can only end in what is new
             start = max(0, len(self._state_buffer) - len(data) - _MARK_BYTES)

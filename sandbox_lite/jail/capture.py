@@ -75,9 +75,26 @@ class Capture:
 class Spool:
     """The whole output of one command, up to a cap, in a file that opens when it is needed."""
 
-    def __init__(self, path: str, opener: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        path: str,
+        opener: Callable[[], int],
+        *,
+        room: Callable[[int], bool] | None = None,
+        done: Callable[[], None] | None = None,
+    ) -> None:
+        """Open nothing yet.
+
+        Args:
+            path: Where the file is read inside.
+            opener: Makes it.
+            room: Whether so many bytes more may be written.
+            done: Called when nothing more will be.
+        """
         self.path = path
         self._opener = opener
+        self._may_take = room
+        self._done = done
         self._fd: int | None = None
         self._room = SPOOL_BYTES
         self.started = False
@@ -90,6 +107,9 @@ class Spool:
                 self._fd = self._opener()
         view = memoryview(data)[: self._room]
         while self._fd is not None and view:
+            if self._may_take is not None and not self._may_take(len(view)):
+                self.close()
+                return
             try:
                 written = os.write(self._fd, view)
             except OSError:
@@ -103,6 +123,8 @@ class Spool:
         if self._fd is not None:
             os.close(self._fd)
             self._fd = None
+            if self._done is not None:
+                self._done()
 
 
 class Output:

@@ -24,8 +24,6 @@ while IFS=' ' read -r -u 3 verb key word; do
     exec 7<"$C/$key/in"
     set -m # a process group of its own, to be ended as one
     ( exec <&7 >"$C/$key/out" 2>"$C/$key/$word" 3<&- 4>&- 7<&-
-      cd -- "$SANDBOX_WORKDIR"
-      unset SANDBOX_WORKDIR child
       . "$C/$key/text" ) &
     set +m
     exec 7<&-

@@ -10,6 +10,8 @@ import termios
 import time
 from typing import TYPE_CHECKING, Protocol
 
+from sandbox_lite.jail.pump import read_ready
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from sandbox_lite.spec import CommandResult
 
 _SLICE_SECONDS = 0.05
+_READS = 64
 
 
 class _Finish(Protocol):
@@ -115,8 +118,10 @@ class Interaction:
         while True:
             over = self._over()
             ready = {fd for fd, _ in poll.poll(_SLICE_SECONDS * 1000)}
-            if self._terminal in ready:
-                _write_all(stdout, os.read(self._terminal, 65536))
+            # nothing comes, although it is ready, when the shell itself has ended
+            data = read_ready(self._terminal) if self._terminal in ready else None
+            if data:
+                _write_all(stdout, data)
             elif over:
                 return
             if stdin in ready:
@@ -142,8 +147,12 @@ class Interaction:
     def _drain(self, seconds: float) -> None:
         poll = select.poll()
         poll.register(self._terminal, select.POLLIN)
-        while poll.poll(seconds * 1000):
-            self._output.feed("stdout", os.read(self._terminal, 65536))
+        # a program may write as fast as it is read
+        for _ in range(_READS):
+            data = read_ready(self._terminal) if poll.poll(seconds * 1000) else None
+            if not data:
+                return
+            self._output.feed("stdout", data)
             seconds = 0
 
 

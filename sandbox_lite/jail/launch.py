@@ -126,8 +126,8 @@ def launch(
                 end.close()
             held = _read_child_pid(outer_read.fd, deadline, "outer")
             first = _read_child_pid(inner_read.fd, deadline, "inner")
-            _own(stack, first)
-            supervisor = _supervisor(stack, held, first, requests, reports)
+            pidfd = _own(stack, first)
+            supervisor = _supervisor(stack, held, first, pidfd, requests, reports)
             supervisor.await_ready(deadline - time.monotonic())
         except (LaunchError, SandboxClosedError, OSError) as error:
             process.kill()
@@ -136,21 +136,22 @@ def launch(
         return supervisor
 
 
-def _own(stack: contextlib.ExitStack, first: int) -> None:
+def _own(stack: contextlib.ExitStack, first: int) -> int:
     # killing bwrap would leave process 1 to the host's init; killing process 1 ends all
     pidfd = os.pidfd_open(first)
     stack.callback(os.close, pidfd)
     stack.callback(pidfd_signal, pidfd, signal.SIGKILL)
+    return pidfd
 
 
 def _supervisor(
-    stack: contextlib.ExitStack, held: int, first: int, requests: _End, reports: _End
+    stack: contextlib.ExitStack, held: int, first: int, pidfd: int, requests: _End, reports: _End
 ) -> Supervisor:
     # The outer namespace's own view: inside the jail the same tmpfs is read-only.
     flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
     control = Control(os.open(f"/proc/{held}/root{HELD}", flags))
     supervisor = Supervisor(
-        requests=requests.keep(), reports=reports.keep(), pid=first, control=control
+        requests=requests.keep(), reports=reports.keep(), pid=first, pidfd=pidfd, control=control
     )
     stack.callback(supervisor.close)
     return supervisor

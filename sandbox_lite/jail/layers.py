@@ -48,24 +48,28 @@ def directory_upper() -> Iterator[ArgvPart]:
     pid = os.getpid()
     path = base / f"{os.getpid()}-{secrets.token_hex(6)}"
     try:
-        path.mkdir(parents=True, mode=0o700)
-    except OSError as error:
-        raise HostError(
-            f"cannot make a directory for the sandbox's files: {path}: {error.strerror}",
-            hint=f"set {places.HOME_VARIABLE} to a directory of yours on a local disk",
-        ) from error
-    try:
-        # the owner first: a sweep at this moment must see who it is
-        (path / _OWNER).write_text(Owner.current().to_json())
-        _janitor.watch(path)
-        (path / "upper").mkdir(mode=0o755)
-        (path / "work").mkdir()
+        _make(path)
         yield ArgvPart(outer=("--bind", str(path), UPPER))
     finally:
         # a forked child may drop its copy of this generator, which runs this block there too
         if pid == os.getpid():
             remove_tree(path)
             _janitor.forget(path)
+
+
+def _make(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, mode=0o700)
+        # the owner first: a sweep at this moment must see who it is
+        (path / _OWNER).write_text(Owner.current().to_json())
+        _janitor.watch(path)
+        (path / "upper").mkdir(mode=0o755)
+        (path / "work").mkdir()
+    except OSError as error:
+        raise HostError(
+            f"cannot make a directory for the sandbox's files: {path}: {error.strerror}",
+            hint=f"set {places.HOME_VARIABLE} to a directory of yours, with space, on a local disk",
+        ) from error
 
 
 def upper(
@@ -80,11 +84,13 @@ def upper(
 def sweep() -> int:
     """Remove directories whose owner is gone; return how many there were."""
     removed = 0
-    with contextlib.suppress(FileNotFoundError):
+    # what cannot be swept (another user's, after a run with sudo) keeps nobody from starting
+    with contextlib.suppress(OSError):
         for path in places.run_dir().iterdir():
-            if _is_orphan(path):
-                remove_tree(path)
-                removed += 1
+            with contextlib.suppress(OSError):
+                if _is_orphan(path):
+                    remove_tree(path)
+                    removed += 1
     return removed
 
 

@@ -2,18 +2,64 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import queue
 import signal
 import subprocess
+import sys
 import threading
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from sandbox_lite.errors import HostError
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from typing import IO
+
+_HINTS = {
+    errno.EMFILE: "raise the limit of open files (ulimit -n); a sandbox takes about 15",
+    errno.ENFILE: "close files, or raise the host's limit: sysctl fs.file-max",
+    errno.EAGAIN: "end processes, or raise their limit: ulimit -u",
+    errno.ENOMEM: "the host is short of memory",
+    errno.ENOSPC: "there is no space left for it",
+}
+
+_RESET = """
+import os, signal, sys
+for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+    signal.signal(number, signal.SIG_DFL)
+signal.pthread_sigmask(signal.SIG_SETMASK, ())
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+
+@contextlib.contextmanager
+def explained(doing: str) -> Iterator[None]:
+    """Turn any OSError of the block into a HostError with the remedy, where one is known."""
+    try:
+        yield
+    except OSError as error:
+        raise HostError(
+            f"cannot {doing}: {error.strerror or error}", hint=_HINTS.get(error.errno or 0)
+        ) from error
+
+
+def _reset_words() -> tuple[str, ...]:
+    """Return the words before a command that give it signals as they are by default.
+
+    What is ignored (by nohup, or by a script's `&`) or blocked stays so in every process of the
+    jail: time-outs and Ctrl-C would not reach them. Popen can undo it by a fork alone, which is
+    slow in a large process and unsafe beside threads; a small Python in between is neither.
+    """
+    usual = (signal.SIGPIPE, signal.SIGXFSZ)  # Python's own, which Popen resets
+    changed = [n for n in signal.valid_signals() if signal.getsignal(n) is signal.SIG_IGN]
+    if not set(changed).difference(usual) and not signal.pthread_sigmask(signal.SIG_BLOCK, ()):
+        return ()
+    return (sys.executable, "-I", "-S", "-c", _RESET)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +91,18 @@ class _Spawner:
     def run(self, work: Callable[[], subprocess.Popen[bytes]]) -> subprocess.Popen[bytes]:
         done: Future[subprocess.Popen[bytes]] = Future()
         self._jobs.put(_Job(work=work, done=done))
-        return done.result()
+        try:
+            return done.result()
+        except BaseException:
+            # Ctrl-C: nobody else will ever know of the child
+            done.add_done_callback(_disown)
+            raise
+
+
+def _disown(done: Future[subprocess.Popen[bytes]]) -> None:
+    if done.exception() is None:
+        done.result().kill()
+        done.result().wait()
 
 
 _lock = threading.Lock()
@@ -101,7 +158,7 @@ def spawn(
 
     def work() -> subprocess.Popen[bytes]:
         return subprocess.Popen(
-            argv,
+            (*_reset_words(), *argv),
             pass_fds=fds,
             stdin=stdin,
             stdout=stdout,

@@ -10,8 +10,9 @@ import signal
 import time
 from typing import TYPE_CHECKING
 
-from sandbox_lite.errors import SpecError
+from sandbox_lite.errors import SandboxLiteError, SpecError
 from sandbox_lite.jail.capture import Output, Spool
+from sandbox_lite.jail.process import explained
 from sandbox_lite.jail.pump import Pump
 from sandbox_lite.jail.supervisor import make_fifo, write_file
 from sandbox_lite.spec import CommandResult, Outcome
@@ -24,10 +25,16 @@ if TYPE_CHECKING:
 
 _GRACE_SECONDS = 0.2
 _KILL_SECONDS = 30.0
+_READONLY = ("BASHOPTS", "BASH_VERSINFO", "EUID", "PPID", "SHELLOPTS", "UID")
+"""What bash lets nobody assign; env(1) does."""
 
 
 def _quoted(word: str | bytes) -> bytes:
-    raw = os.fsencode(word) if isinstance(word, str) else word
+    try:
+        # UTF-8 is the jail's encoding, whatever the host's is
+        raw = word.encode(errors="surrogateescape") if isinstance(word, str) else word
+    except UnicodeEncodeError as error:
+        raise SpecError("an argument holds half of a surrogate pair") from error
     if b"\0" in raw:
         raise SpecError("an argument holds a NUL byte")
     return b"'" + raw.replace(b"'", b"'\\''") + b"'"
@@ -41,13 +48,25 @@ def text_of(argv: Sequence[str | bytes], env: Mapping[str, str] | None, cwd: str
     """
     if not argv:
         raise SpecError("exec needs a program to start")
-    lines = [b"cd -- " + _quoted(cwd) + b" || exit 126"] if cwd is not None else []
+    lines = []
+    if cwd is None or not cwd.startswith("/"):
+        lines.append(b'cd -- "$SANDBOX_WORKDIR" || exit 126')
+    if cwd is not None:
+        lines.append(b"cd -- " + _quoted(cwd) + b" || exit 126")
+    lines.append(b"unset SANDBOX_WORKDIR child")
+    fixed = []
     for name, value in (env or {}).items():
         if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name) is None:
             raise SpecError(f"not an environment variable: {name!r}")
-        lines.append(b"export " + name.encode() + b"=" + _quoted(value))
+        assignment = name.encode() + b"=" + _quoted(value)
+        if name in _READONLY:
+            fixed.append(assignment)
+        else:
+            # bash itself has something to say about a locale that the rootfs lacks
+            lines.append(b"export " + assignment + b" 2>/dev/null")
     # -- is taken by exec itself, so a program's name may begin with a dash
-    lines.append(b"exec -- " + b" ".join(_quoted(word) for word in argv))
+    words = [_quoted(word) for word in argv]
+    lines.append(b" ".join([b"exec --", *([b"env --", *fixed] if fixed else []), *words]))
     return b"\n".join(lines) + b"\n"
 
 
@@ -135,16 +154,19 @@ class Program:
     ) -> CommandResult:
         """Start the program, feed it, and wait for its end."""
         started = time.monotonic()
-        spool = self._spool()
-        pump = Pump(Output(self._output_bytes, spool, on_output))
-        with self._directory() as directory, contextlib.closing(pump):
-            write_file(directory, "text", text)
-            reader = make_fifo(directory, "in", os.O_RDWR)
+        pump = Pump(Output(self._output_bytes, self._spool(), on_output))
+        with self._supervisor.in_use(), contextlib.ExitStack() as stack:
+            with explained("start a program in the sandbox"):
+                directory = stack.enter_context(self._directory())
+                stack.enter_context(contextlib.closing(pump))
+                write_file(directory, "text", text)
+                reader = make_fifo(directory, "in", os.O_RDWR)
             try:
-                for stream in ("stdout", "stderr"):
-                    name = "out" if stream == "stdout" else "err"
-                    pump.stream(make_fifo(directory, name, os.O_RDONLY), stream)
-                child = self._supervisor.start_program(self._key, "err")
+                with explained("start a program in the sandbox"):
+                    for stream in ("stdout", "stderr"):
+                        name = "out" if stream == "stdout" else "err"
+                        pump.stream(make_fifo(directory, name, os.O_RDONLY), stream)
+                child = self._start()
                 # the program holds its end by now: as plain writers we see when it goes away
                 flags = os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC
                 writer = _open_writer(directory, flags, reader)
@@ -153,6 +175,16 @@ class Program:
             given = b"" if stdin is None else stdin
             with contextlib.closing(_Input(writer, given, pump)):
                 return self._wait(child, pump, argv, started, timeout)
+
+    def _start(self) -> Child:
+        try:
+            return self._supervisor.start_program(self._key, "err")
+        except SandboxLiteError:
+            raise
+        except BaseException:
+            # Ctrl-C: the request may be on its way, and process 1 opens the FIFOs that we hold
+            self._supervisor.abandon(self._key)
+            raise
 
     @contextlib.contextmanager
     def _directory(self) -> Iterator[int]:
@@ -164,8 +196,7 @@ class Program:
             self._supervisor.control.remove(self._key)
 
     def _spool(self) -> Spool:
-        name = f"output-{self._key}.txt"
-        return Spool(self._supervisor.where(name), lambda: self._supervisor.control.create(name))
+        return self._supervisor.control.spool(f"output-{self._key}.txt")
 
     def _wait(
         self,

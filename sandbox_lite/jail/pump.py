@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from sandbox_lite.jail.capture import Output
 
 CHUNK_BYTES = 256 * 1024
+_LONGEST_SECONDS = 3600.0
 
 
 def read_ready(fd: int) -> bytes | None:
@@ -56,7 +57,8 @@ class Pump:
 
     def turn(self, seconds: float | None) -> None:
         """Wait until something is ready, at most so long, and deal with all that is."""
-        wait = None if seconds is None else max(0.0, seconds * 1000)
+        # poll(2) counts milliseconds in an int; whoever waits longer comes back
+        wait = None if seconds is None else min(max(0.0, seconds), _LONGEST_SECONDS) * 1000
         for fd, _ in self._poll.poll(wait):
             if fd in self._streams:
                 self.opened = True

@@ -13,6 +13,7 @@ from sandbox_lite.jail import bwrap, etc, host, layers
 from sandbox_lite.jail.files import Files
 from sandbox_lite.jail.launch import launch
 from sandbox_lite.jail.network import find as find_network
+from sandbox_lite.jail.process import explained
 from sandbox_lite.jail.program import Program, text_of
 from sandbox_lite.jail.programs import find_bwrap
 from sandbox_lite.jail.pump import Drainer
@@ -125,7 +126,7 @@ class Sandbox:
         if self._supervisor is not None:
             raise SpecError("the sandbox is open already")
         _sweep_once(os.getpid())
-        with contextlib.ExitStack() as stack:
+        with explained("start a sandbox"), contextlib.ExitStack() as stack:
             rootfs = stack.enter_context(self._store.lease(self.spec.rootfs))
             path = find_bwrap()
             kind = host.upper_kind(path) if self.spec.upper == "auto" else self.spec.upper
@@ -200,6 +201,7 @@ class Sandbox:
         stack.callback(os.close, root)
         self._files = Files(root, workdir=self.spec.workdir)
         stack.callback(self._close_shells)
+        stack.callback(supervisor.end)
         self.shell()
 
     def _close_shells(self) -> None:
@@ -232,7 +234,7 @@ class Sandbox:
             LaunchError: It did not start.
         """
         supervisor = self._open_supervisor()
-        with self._shells_lock:
+        with supervisor.in_use(), self._shells_lock:
             if name not in self._shells:
                 assert self._drainer is not None
                 self._shells[name] = Shell(

@@ -20,6 +20,7 @@ from sandbox_lite.errors import LaunchError, ShellDiedError, SpecError
 from sandbox_lite.jail.bash import START_SECONDS, Bash
 from sandbox_lite.jail.capture import Output, Spool
 from sandbox_lite.jail.interaction import Interaction
+from sandbox_lite.jail.process import explained
 from sandbox_lite.jail.pump import Pump
 from sandbox_lite.jail.supervisor import make_fifo, write_file
 from sandbox_lite.spec import CommandResult, Outcome
@@ -51,6 +52,7 @@ class _Call:
     pump: Pump
     started: float
     code: int | None = None
+    sent: bool = False
     names: tuple[str, ...] = ()
 
     def read_status(self) -> None:
@@ -80,6 +82,7 @@ class Shell:
         self._drainer = drainer
         self._output_bytes = output_bytes
         self._lock = threading.RLock()
+        self._busy = False
         self._number = 0
         self._generation = 0
         self._bash: Bash | None = self._start(b"")
@@ -140,12 +143,27 @@ class Shell:
             SandboxClosedError: The sandbox is closed.
             ShellDiedError: The shell ended and no other could be started.
         """
-        with self._lock:
+        with self._alone():
             for _ in range(_TRIES):
                 with self._call(command, merge=merge, on_output=on_output) as call:
                     if not self._never_began(call, timeout):
                         return self._complete(call, timeout)
         raise ShellDiedError(f"shell {self.name!r} ends before it runs a command")
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Wait for other threads; a callback that comes back here would wait for itself."""
+        with self._supervisor.in_use(), self._lock:
+            if self._busy:
+                raise SpecError(
+                    f"shell {self.name!r} is busy with a command of this very thread",
+                    hint="use exec, or a shell of another name, meanwhile",
+                )
+            self._busy = True
+            try:
+                yield
+            finally:
+                self._busy = False
 
     def _never_began(self, call: _Call, timeout: float | None) -> bool:
         """Wait for the end; whether the shell ended of an earlier command's doing instead.
@@ -161,7 +179,7 @@ class Shell:
     @contextlib.contextmanager
     def interact(self, command: str | bytes) -> Iterator[Interaction]:
         """Run a command on the shell's terminal and talk to it; see `Interaction`."""
-        with self._lock, self._call(command, tty=True) as call:
+        with self._alone(), self._call(command, tty=True) as call:
 
             def finish(timeout: float | None) -> CommandResult:
                 return self._complete(call, timeout)
@@ -183,7 +201,13 @@ class Shell:
         tty: bool = False,
         on_output: Callable[[str, bytes], None] | None = None,
     ) -> Iterator[_Call]:
-        text = command.encode(errors="surrogateescape") if isinstance(command, str) else command
+        try:
+            text = command.encode(errors="surrogateescape") if isinstance(command, str) else command
+        except UnicodeEncodeError as error:
+            raise SpecError(
+                "a command holds half of a surrogate pair, which is no character",
+                hint="give bytes instead of a string",
+            ) from error
         if b"\0" in text:
             raise SpecError("a command holds a NUL byte", hint="write the bytes with sb.files")
         self._supervisor.check_open()
@@ -200,7 +224,7 @@ class Shell:
             self._send(call, text, merge=merge, tty=tty)
             yield call
         except BaseException:
-            if not call.over:
+            if call.sent and not call.over:
                 self._end(call)
             raise
         finally:
@@ -214,21 +238,22 @@ class Shell:
         bash.watch(call.pump, call.read_status, tty=tty)
         streams = () if tty else ("stdout",) if merge else ("stdout", "stderr")
         call.names = (f"{number}", *(f"{number}.{stream}" for stream in streams))
-        write_file(bash.directory, f"{number}", text)
-        for stream in streams:
-            fd = make_fifo(bash.directory, f"{number}.{stream}", os.O_RDONLY)
-            call.pump.stream(fd, stream)
+        with explained("hand the command to the shell"):
+            write_file(bash.directory, f"{number}", text)
+            for stream in streams:
+                fd = make_fifo(bash.directory, f"{number}.{stream}", os.O_RDONLY)
+                call.pump.stream(fd, stream)
         base = self._supervisor.where(bash.key, str(number))
         if tty:
             terminal = f"/dev/pts/{bash.terminal_number}"
             where = f"<{terminal} >{terminal} 2>&1"
         else:
             where = f"</dev/null >{base}.stdout 2>" + ("&1" if merge else f"{base}.stderr")
+        call.sent = True
         bash.send(number, where)
 
     def _spool(self, number: int) -> Spool:
-        name = f"output-{self.name}-{number}.txt"
-        return Spool(self._supervisor.where(name), lambda: self._supervisor.control.create(name))
+        return self._supervisor.control.spool(f"output-{self.name}-{number}.txt")
 
     def _end(self, call: _Call) -> None:
         """End a running command: its foreground group, in the last resort the shell with it."""

@@ -6,24 +6,35 @@ import contextlib
 import fcntl
 import importlib.resources
 import os
+import re
 import select
+import signal
 import threading
 import time
+from collections import Counter, deque
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sandbox_lite.errors import LaunchError, SandboxClosedError
+from sandbox_lite.errors import LaunchError, SandboxClosedError, SandboxLiteError
 from sandbox_lite.jail.bwrap import CONTROL
+from sandbox_lite.jail.capture import Spool
+from sandbox_lite.jail.process import pidfd_signal
 
 if TYPE_CHECKING:
-    import signal
     from collections.abc import Iterator
 
 ANSWER_SECONDS = 30.0
 """Process 1 answers in microseconds; on a host out of memory or cpu it may take longer."""
 
+END_SECONDS = 5.0
+"""For what other threads do between their last use of the sandbox and the end of their call."""
+
+RESERVE_BYTES = 64 * 1024 * 1024
+"""Of the control directory, which outputs leave to the texts of commands."""
+
 _LINE_LIMIT = 4096
+_NUMBER = re.compile("[0-9]{1,9}")  # reports can be forged: Python's int() takes more, or raises
 _TIOCSPTLCK, _TIOCGPTN = 0x40045431, 0x80045430  # ioctl_tty(2); the same on x86-64 and aarch64
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
@@ -41,16 +52,37 @@ class Control:
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
+        self._outputs: deque[str] = deque()
+        self._lock = threading.Lock()
 
     def directory(self, name: str) -> int:
         """Make a directory and return a descriptor of it."""
         os.mkdir(name, 0o700, dir_fd=self.fd)
         return os.open(name, _DIRECTORY | os.O_NOFOLLOW, dir_fd=self.fd)
 
-    def create(self, name: str) -> int:
-        """Make a file and return a descriptor to write it."""
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
-        return os.open(name, flags, 0o644, dir_fd=self.fd)
+    def spool(self, name: str) -> Spool:
+        """Return a file for the whole output of one command; the oldest give way to the newest."""
+
+        def opened() -> int:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
+            return os.open(name, flags, 0o644, dir_fd=self.fd)
+
+        def done() -> None:
+            self._outputs.append(name)
+
+        return Spool(f"{CONTROL}/{name}", opened, room=self._make_room, done=done)
+
+    def _make_room(self, count: int) -> bool:
+        with self._lock:
+            while self.fd >= 0:
+                found = os.fstatvfs(self.fd)
+                if found.f_bavail * found.f_frsize >= count + RESERVE_BYTES:
+                    return True
+                if not self._outputs:
+                    return False
+                with contextlib.suppress(OSError):
+                    os.unlink(self._outputs.popleft(), dir_fd=self.fd)
+            return False
 
     def remove(self, name: str) -> None:
         """Remove a directory with the files in it; ours never hold directories."""
@@ -67,7 +99,9 @@ class Control:
 
     def close(self) -> None:
         """Let go of the directory."""
-        os.close(self.fd)
+        with self._lock:
+            os.close(self.fd)
+            self.fd = -1
 
 
 def write_file(directory: int, name: str, data: bytes) -> None:
@@ -104,13 +138,19 @@ class Child:
 class Supervisor:
     """Talks to process 1; one request at a time, answered at once."""
 
-    def __init__(self, *, requests: int, reports: int, pid: int, control: Control) -> None:
+    def __init__(
+        self, *, requests: int, reports: int, pid: int, pidfd: int, control: Control
+    ) -> None:
         self._requests = requests
         self._reports = reports
         self.pid = pid
         """Host pid of process 1."""
+        self._pidfd = pidfd
         self.control = control
         self._lock = threading.Lock()
+        self._users: Counter[int] = Counter()
+        self._users_changed = threading.Condition()
+        self._ending = False
         self._buffer = b""
         self.owner = os.getpid()
         self._closed = False
@@ -121,12 +161,46 @@ class Supervisor:
         Raises:
             SandboxClosedError: It was closed, or belongs to the process that forked us.
         """
-        if self._closed:
+        if self._closed or self._ending:
             raise SandboxClosedError("the sandbox is closed")
         if self.owner != os.getpid():
             raise SandboxClosedError(
                 "the sandbox belongs to the process that opened it",
                 hint="open a sandbox of its own after os.fork or in the multiprocessing worker",
+            )
+
+    @contextlib.contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Keep the sandbox's descriptors open for a call: `end` waits for it.
+
+        Raises:
+            SandboxClosedError: As `check_open`.
+        """
+        thread = threading.get_ident()
+        with self._users_changed:
+            self.check_open()
+            self._users[thread] += 1
+        try:
+            yield
+        finally:
+            with self._users_changed:
+                self._users[thread] -= 1
+                if not self._users[thread]:
+                    del self._users[thread]
+                self._users_changed.notify_all()
+
+    def end(self) -> None:
+        """End all processes, and wait until the calls of other threads have seen it.
+
+        A descriptor that is closed under a call may be another sandbox's by the next moment.
+        """
+        self._ending = True
+        pidfd_signal(self._pidfd, signal.SIGKILL)
+        thread = threading.get_ident()
+        with self._users_changed:
+            self._users_changed.wait_for(
+                lambda: not self._users.keys() - {thread},
+                timeout=END_SECONDS,
             )
 
     def await_ready(self, timeout: float) -> None:
@@ -170,7 +244,7 @@ class Supervisor:
 
     def _start(self, request: str, key: str) -> Child:
         inside = self._ask(request, "started", key)
-        if not inside.isdigit():
+        if _NUMBER.fullmatch(inside) is None:
             raise LaunchError(f"process 1 of the sandbox could not start {key}")
         return Child(key=key, pidfd=self._open_child(int(inside)))
 
@@ -189,7 +263,13 @@ class Supervisor:
     def exit_code(self, child: Child) -> int:
         """Return how a child ended, as bash has it; the child must have ended."""
         text = self._ask(f"wait {child.key}", "ended", child.key)
-        return int(text) if text.isdigit() else 255
+        return int(text) & 255 if _NUMBER.fullmatch(text) else 255
+
+    def abandon(self, key: str) -> None:
+        """End a program whose caller was interrupted, started or about to be."""
+        with contextlib.suppress(SandboxLiteError):
+            self._ask(f"kill {key} KILL", "sent", key)
+            self._ask(f"wait {key}", "ended", key)
 
     def _open_child(self, inside: int) -> int | None:
         for pid in self._children():
