@@ -63,7 +63,7 @@ _BLOCKED: tuple[tuple[str, str, str], ...] = (
     ),
     (
         r"[Oo]verlay.*(Invalid argument|Operation not permitted|not supported)",
-        "the kernel refuses an overlay here (before 5.11, or an upper layer on NFS)",
+        "the kernel refuses an overlay here (before 5.11, or an upper layer on NFS or an overlay)",
         "Linux 5.11 or newer, and SANDBOX_LITE_HOME on a local disk",
     ),
     (

@@ -161,28 +161,31 @@ class Program:
                 stack.enter_context(contextlib.closing(pump))
                 write_file(directory, "text", text)
                 reader = make_fifo(directory, "in", os.O_RDWR)
-            try:
-                with explained("start a program in the sandbox"):
-                    for stream in ("stdout", "stderr"):
-                        name = "out" if stream == "stdout" else "err"
-                        pump.stream(make_fifo(directory, name, os.O_RDONLY), stream)
-                child = self._start()
-                # the program holds its end by now: as plain writers we see when it goes away
-                flags = os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC
-                writer = _open_writer(directory, flags, reader)
-            finally:
-                os.close(reader)
-            given = b"" if stdin is None else stdin
-            with contextlib.closing(_Input(writer, given, pump)):
-                return self._wait(child, pump, argv, started, timeout)
+            with self._abandoned_on_interrupt():
+                try:
+                    with explained("start a program in the sandbox"):
+                        for stream in ("stdout", "stderr"):
+                            name = "out" if stream == "stdout" else "err"
+                            pump.stream(make_fifo(directory, name, os.O_RDONLY), stream)
+                    # process 1 opens the FIFOs: they must be there until it has
+                    with self._abandoned_on_interrupt():
+                        child = self._supervisor.start_program(self._key, "err")
+                    # the program holds its end by now: as plain writers we see when it goes away
+                    flags = os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC
+                    writer = _open_writer(directory, flags, reader)
+                finally:
+                    os.close(reader)
+                given = b"" if stdin is None else stdin
+                with contextlib.closing(_Input(writer, given, pump)):
+                    return self._wait(child, pump, argv, started, timeout)
 
-    def _start(self) -> Child:
+    @contextlib.contextmanager
+    def _abandoned_on_interrupt(self) -> Iterator[None]:
         try:
-            return self._supervisor.start_program(self._key, "err")
+            yield
         except SandboxLiteError:
             raise
         except BaseException:
-            # Ctrl-C: the request may be on its way, and process 1 opens the FIFOs that we hold
             self._supervisor.abandon(self._key)
             raise
 

@@ -22,7 +22,7 @@ from sandbox_lite.jail.capture import Spool
 from sandbox_lite.jail.process import pidfd_signal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 ANSWER_SECONDS = 30.0
 """Process 1 answers in microseconds; on a host out of memory or cpu it may take longer."""
@@ -281,10 +281,12 @@ class Supervisor:
                 os.close(pidfd)
         return None
 
-    def _children(self) -> Iterator[int]:
+    def _children(self) -> Sequence[int]:
+        # no generator: Ctrl-C in the moment of its end would be lost
         with contextlib.suppress(OSError):
             text = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text()
-            yield from (int(word) for word in reversed(text.split()))
+            return [int(word) for word in reversed(text.split())]
+        return ()
 
     def open_terminal(self) -> tuple[int, int]:
         """Return the master of a new pseudo-terminal of the jail, and its number inside."""

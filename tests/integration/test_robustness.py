@@ -249,3 +249,15 @@ def test_outcome_of_a_time_out_is_kept_beside_floods(sb: Sandbox) -> None:
     result = sb.run("yes >/dev/tty", timeout=0.5)
     assert result.outcome is Outcome.TIMED_OUT
     assert sb.run("echo on").stdout == "on\n"
+
+
+def test_user_without_a_home_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    # the way an unknown uid in a container has it
+    monkeypatch.delenv(places.HOME_VARIABLE, raising=False)
+    for name in ("HOME", "XDG_CACHE_HOME", "XDG_DATA_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)
+    with pytest.raises(HostError, match="nowhere to keep"):
+        places.data_dir()
+    monkeypatch.setenv(places.HOME_VARIABLE, "/somewhere")
+    assert places.data_dir() == Path("/somewhere/data")
