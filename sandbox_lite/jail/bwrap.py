@@ -42,15 +42,24 @@ def identity(*, hostname: str, uid: int = 0, gid: int = 0) -> tuple[str, ...]:
     )  # fmt: skip
 
 
-def devices(*, shm_bytes: int) -> tuple[str, ...]:
-    """Return the words for /proc and a /dev of which only /dev/shm takes files, and few."""
+def devices(*, shm_bytes: int, hidden: Sequence[str] = ()) -> tuple[str, ...]:
+    """Return the words for /proc and a /dev of which only /dev/shm takes files, and few.
+
+    Args:
+        shm_bytes: Size of /dev/shm.
+        hidden: Files below /proc to cover, and directories, whose names end with a slash.
+    """
     # bwrap's own cover of these looks whether their directory can be written, but what root of
     # the host may write is the files below it: sysctls, and the key that reboots the machine
     covered = [
         word
-        for path in ("/proc/sys", "/proc/sysrq-trigger")
+        for path in ("/proc/sys", "/proc/sysrq-trigger", "/proc/fs")
         for word in ("--ro-bind-try", path, path)
     ]
+    for path in hidden:
+        # bound without --dev-bind it opens for nobody
+        empty = ("--size", "4096", "--tmpfs") if path.endswith("/") else ("--ro-bind", "/dev/null")
+        covered += [*empty, path.rstrip("/")]
     # bwrap's /dev is a tmpfs of half the memory: read-only it takes nothing, pts and shm go on
     return (
         "--proc", "/proc", *covered, "--dev", "/dev",

@@ -82,6 +82,23 @@ def explain(stderr: str, path: Path) -> HostError | None:
     return None
 
 
+_HIDDEN = (
+    "acpi/", "asound/", "interrupts", "kcore", "keys", "kpagecgroup", "kpagecount", "kpageflags",
+    "latency_stats", "pagetypeinfo", "sched_debug", "scsi/", "slabinfo", "timer_list",
+    "vmallocinfo",
+)  # fmt: skip
+"""What /proc tells of the whole host: its users' keys, its devices, where its memory lies."""
+
+
+@functools.cache
+def hidden() -> tuple[str, ...]:
+    """Return what stands in this host's /proc that a jail of this user could read and must not.
+
+    Inside, the host's root is root by the kernel's own table too, and reads what only root may.
+    """
+    return tuple(path for name in _HIDDEN if os.access(path := f"/proc/{name}", os.R_OK))
+
+
 @functools.cache
 def _libraries() -> tuple[str, ...]:
     words: list[str] = []
@@ -118,7 +135,7 @@ def _probe_argv(path: Path, skeleton: Path, script: str) -> list[str]:
     return [
         str(path), *libraries, *outer, "--",
         inner, *bwrap.namespaces(network_host=False), *bwrap.identity(hostname="probe"),
-        *bwrap.overlay(1), *bwrap.devices(shm_bytes=1 << 20), *_libraries(),
+        *bwrap.overlay(1), *bwrap.devices(shm_bytes=1 << 20, hidden=hidden()), *_libraries(),
         *bwrap.environment({"PATH": "/usr/bin:/bin"}), "--", "sh", "-c", script,
     ]  # fmt: skip
 

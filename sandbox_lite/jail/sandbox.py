@@ -172,7 +172,7 @@ class Sandbox:
             *bwrap.identity(hostname=spec.hostname),
             "--seccomp", str(fds.seccomp),
             *bwrap.overlay(len(lowers)),
-            *bwrap.devices(shm_bytes=spec.limits.shm_bytes),
+            *bwrap.devices(shm_bytes=spec.limits.shm_bytes, hidden=host.hidden()),
             *(word for n, one in enumerate(mounts) for word in bwrap.mount(one, n)),
             "--ro-bind", bwrap.HELD, bwrap.CONTROL,
             "--dir", spec.workdir, "--chdir", "/",
