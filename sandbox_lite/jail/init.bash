@@ -3,10 +3,21 @@
 # No trap and no handler here: the kernel then drops every signal from inside to process 1.
 C=/run/sandbox-lite
 umask 022
-declare -A child=()
+declare -A child=() lost=()
+while (($# > 1)); do
+  child[$1]=$2 lost[$1]=-
+  shift 2
+done
 exec 3<&0 4>&1 </dev/null >/dev/null
 printf 'ready 0 %s\n' "$BASH_VERSION" >&4
 exec 2>/dev/null
+# Where no process can be made (a fork bomb under a limit) bash gives up a shell that no person
+# types into, and with process 1 all would go. It begins anew in its own place instead: how the
+# children of now will end stays unknown, but they live, and so do all files.
+trap 'printf "started %s -\n" "$key" >&4
+  words=()
+  for key in "${!child[@]}"; do words+=("$key" "${child[$key]}"); done
+  exec bash --noprofile --norc -c "$BASH_EXECUTION_STRING" init "${words[@]}" <&3 >&4 3<&- 4>&-' EXIT
 while IFS=' ' read -r -u 3 verb key word; do
   case $verb in
   shell)
@@ -34,7 +45,8 @@ while IFS=' ' read -r -u 3 verb key word; do
     printf 'sent %s %s\n' "$key" "$?" >&4 ;;
   wait)
     wait "${child[$key]}"
-    printf 'ended %s %s\n' "$key" "$?" >&4
-    unset "child[$key]" ;;
+    printf 'ended %s %s\n' "$key" "${lost[$key]:-$?}" >&4
+    unset "child[$key]" "lost[$key]" ;;
   esac
 done
+trap - EXIT

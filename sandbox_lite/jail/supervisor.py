@@ -245,7 +245,10 @@ class Supervisor:
     def _start(self, request: str, key: str) -> Child:
         inside = self._ask(request, "started", key)
         if _NUMBER.fullmatch(inside) is None:
-            raise LaunchError(f"process 1 of the sandbox could not start {key}")
+            raise LaunchError(
+                f"process 1 of the sandbox could not start {key}",
+                hint="are there too many processes inside, or on the host? See ulimit -u",
+            )
         return Child(key=key, pidfd=self._open_child(int(inside)))
 
     def start_shell(self, key: str, terminal: int) -> Child:

@@ -271,3 +271,35 @@ def test_proc_tells_nothing_of_the_whole_host(sb: Sandbox) -> None:
     assert [path for path in left if sb.run(f"head -c 1 {path}").exit_code == 0] == []
     assert sb.run("ls /proc/acpi").stdout == ""
     assert sb.run("touch /proc/fs/ext4/*/options").exit_code != 0
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(60)
+def test_no_more_processes_is_an_error_and_no_end_of_the_sandbox(sb: Sandbox) -> None:
+    sb.run("cd /tmp; echo kept >file; kept=variable").check()
+    running: list[int] = []
+    program = "echo $$ >/tmp/pid; exec sleep 50"
+    beside = threading.Thread(
+        target=lambda: running.append(sb.exec(["sh", "-c", program], timeout=40).exit_code)
+    )
+    beside.start()
+    sb.run("until [ -s /tmp/pid ]; do sleep 0.01; done").check()
+    soft, hard = resource.prlimit(sb.pid, resource.RLIMIT_NPROC)
+    resource.prlimit(sb.pid, resource.RLIMIT_NPROC, (1, hard))
+    if os.getuid() == 0:
+        # the kernel counts no processes of root
+        assert sb.exec(["true"]).exit_code == 0
+    else:
+        # bash itself tries again for 15 seconds
+        with pytest.raises(LaunchError, match="could not start"):
+            sb.exec(["true"])
+    resource.prlimit(sb.pid, resource.RLIMIT_NPROC, (soft, hard))
+    # process 1 takes requests again when a child of before has ended
+    sb.run("kill $(</tmp/pid)").check()
+    assert sb.exec(["cat", "/tmp/file"]).stdout == "kept\n"
+    assert sb.run("echo $kept $PWD").stdout == "variable /tmp\n"
+    beside.join(10)
+    assert not beside.is_alive()
+    # 143, or unknown where process 1 had to begin anew
+    assert running in ([143], [255])
+    assert sb.exec(["sh", "-c", "exit 7"]).exit_code == 7
