@@ -1,6 +1,6 @@
 # Process 1 of a sandbox: starts shells and programs, says how they ended, reaps orphans.
 # Requests come on stdin, one line each; reports leave on stdout. End of file ends the sandbox.
-# No trap and no handler here: the kernel then drops every signal from inside to process 1.
+# A signal from inside that bash has a handler for has it begin anew as well, see the trap below.
 C=/run/sandbox-lite
 umask 022
 declare -A child=() lost=()

@@ -13,6 +13,10 @@ def boot_id() -> str:
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
+def _pid_namespace() -> int:
+    return Path("/proc/self/ns/pid").stat().st_ino
+
+
 def _start_time(pid: int) -> int | None:
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
@@ -31,6 +35,8 @@ class Owner:
     pid: int
     start_time: int
     """Clock ticks after boot."""
+    pid_namespace: int
+    """Containers that share a directory share the boot id, and not the meaning of a pid."""
 
     @classmethod
     def current(cls) -> Owner:
@@ -38,10 +44,15 @@ class Owner:
         pid = os.getpid()
         start = _start_time(pid)
         assert start is not None, "a running process has a stat file"
-        return cls(boot_id=boot_id(), pid=pid, start_time=start)
+        return cls(boot_id=boot_id(), pid=pid, start_time=start, pid_namespace=_pid_namespace())
 
     def alive(self) -> bool:
-        """Return whether that very process still runs (a zombie does not)."""
+        """Return whether that very process still runs (a zombie does not).
+
+        One of another pid namespace cannot be seen from here and counts as running.
+        """
+        if self.boot_id == boot_id() and self.pid_namespace != _pid_namespace():
+            return True
         return self.boot_id == boot_id() and _start_time(self.pid) == self.start_time
 
     def to_json(self) -> str:
@@ -61,6 +72,7 @@ class Owner:
                 boot_id=str(data["boot_id"]),
                 pid=int(data["pid"]),
                 start_time=int(data["start_time"]),
+                pid_namespace=int(data["pid_namespace"]),
             )
         except (KeyError, TypeError) as error:
             raise ValueError(f"not an owner record: {text[:80]!r}") from error

@@ -193,7 +193,7 @@ def test_next_start_sweeps_what_a_killed_program_and_janitor_left(home: Path) ->
     dead.wait()
     left = places.run_dir() / f"{dead.pid}-abc"
     (left / "work" / "work").mkdir(parents=True)
-    owner = {"boot_id": "another boot", "pid": os.getpid(), "start_time": 1}
+    owner = {"boot_id": "another boot", "pid": os.getpid(), "start_time": 1, "pid_namespace": 1}
     (left / "owner.json").write_text(json.dumps(owner))
     (left / "work" / "work").chmod(0)
     torn = places.run_dir() / f"{dead.pid}-torn"

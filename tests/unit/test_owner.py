@@ -19,6 +19,8 @@ def test_we_are_alive_and_another_start_time_is_not() -> None:
     assert Owner.from_json(owner.to_json()) == owner
     assert not replace(owner, start_time=owner.start_time + 1).alive()
     assert not replace(owner, boot_id="another").alive()
+    # another container's process cannot be seen from here: its directory is not ours to remove
+    assert replace(owner, pid_namespace=1, start_time=1).alive()
 
 
 def test_a_zombie_is_not_alive() -> None:
