@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import select
@@ -32,6 +33,8 @@ class LaunchFds:
     outer_status: int
     inner_status: int
     seccomp: int
+    arguments: int
+    """Holds further words for the inner bwrap, each ended by a NUL."""
 
 
 class _End:
@@ -58,6 +61,16 @@ def _pipe(stack: contextlib.ExitStack) -> tuple[_End, _End]:
     return reader, writer
 
 
+def _memory(stack: contextlib.ExitStack, data: bytes) -> int:
+    fd = os.memfd_create("arguments")
+    stack.callback(os.close, fd)
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+    os.lseek(fd, 0, os.SEEK_SET)
+    return fd
+
+
 def _read_child_pid(fd: int, deadline: float, name: str) -> int:
     """Return the pid in the first JSON object of a bwrap's status descriptor."""
     text = b""
@@ -80,6 +93,7 @@ def launch(
     argv_of: Callable[[LaunchFds], Sequence[str]],
     *,
     filter_name: seccomp.FilterName,
+    hidden: Sequence[str] = (),
     fds: Sequence[int] = (),
 ) -> Supervisor:
     """Start a sandbox and wait for its process 1; all that it holds goes with `stack`.
@@ -88,6 +102,7 @@ def launch(
         stack: Closes the descriptors, kills process 1 and waits for bwrap.
         argv_of: Makes the command from the numbers of the descriptors.
         filter_name: The system call filter to load.
+        hidden: Words for the inner bwrap that `ps` on the host must not show.
         fds: Further descriptors that the command names.
 
     Returns:
@@ -106,12 +121,15 @@ def launch(
         filter_fd = seccomp.pipe_of(filter_name)
         ours.callback(os.close, filter_fd)
         named = LaunchFds(
-            outer_status=outer_write.fd, inner_status=inner_write.fd, seccomp=filter_fd
+            outer_status=outer_write.fd,
+            inner_status=inner_write.fd,
+            seccomp=filter_fd,
+            arguments=_memory(ours, b"".join(os.fsencode(word) + b"\0" for word in hidden)),
         )
         argv = argv_of(named)
         process = spawn(
             argv,
-            fds=(named.outer_status, named.inner_status, named.seccomp, *fds),
+            fds=(*dataclasses.astuple(named), *fds),
             stdin=requests_read.fd,
             stdout=reports_write.fd,
             stderr=errors_write.fd,

@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import os
 import threading
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 from sandbox_lite.errors import LaunchError, SpecError
@@ -18,6 +19,7 @@ from sandbox_lite.jail.program import Program, text_of
 from sandbox_lite.jail.programs import find_bwrap
 from sandbox_lite.jail.pump import Drainer
 from sandbox_lite.jail.rootfs.store import Store
+from sandbox_lite.jail.seccomp import filter_path
 from sandbox_lite.jail.shell import Shell
 from sandbox_lite.jail.supervisor import script
 from sandbox_lite.spec import MIB, ArgvPart, Enforcement, Limits, SandboxSpec
@@ -50,6 +52,32 @@ _BASE_ENV = {
 
 
 _FILTER: seccomp.FilterName = "fakeroot"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Command:
+    """The two bwraps of one sandbox, but for what is tied to descriptors."""
+
+    outer: tuple[str, ...]
+    inner: tuple[str, ...]
+    environment: tuple[str, ...]
+
+    def argv(self, fds: LaunchFds) -> tuple[str, ...]:
+        """Return the command with these descriptors and our process 1."""
+        program, *words = self.outer
+        inner, *inner_words = self.inner
+        return (
+            program, "--json-status-fd", str(fds.outer_status), *words,
+            "--", inner, "--json-status-fd", str(fds.inner_status), *inner_words,
+            # a token in a variable must not show in the host's `ps`
+            "--args", str(fds.arguments), "--seccomp", str(fds.seccomp),
+            "--", "bash", "--noprofile", "--norc", "-c", script("init.bash"), "init",
+        )  # fmt: skip
+
+    def printable(self) -> str:
+        """Return the command as a person can paste it."""
+        words = (*self.outer, "--", *self.inner, *self.environment, "--seccomp", "9", "--", "bash")
+        return f"{bwrap.printable(words)} 9<{bwrap.printable([str(filter_path(_FILTER))])}"
 
 
 class Sandbox:
@@ -96,7 +124,7 @@ class Sandbox:
         self._numbers = itertools.count(1)
         self._shells: dict[str, Shell] = {}
         self._shells_lock = threading.Lock()
-        self._argv: tuple[str, ...] = ()
+        self._printable = ""
         self._supervisor: Supervisor | None = None
         self._files: Files | None = None
         self._enforcement: Enforcement | None = None
@@ -149,9 +177,7 @@ class Sandbox:
             self._stack = stack.pop_all()
         return self
 
-    def _argv_of(
-        self, path: Path, rootfs: Rootfs, upper: ArgvPart, fds: LaunchFds
-    ) -> tuple[str, ...]:
+    def _command(self, path: Path, rootfs: Rootfs, upper: ArgvPart) -> _Command:
         """Join all parts to the one command that makes this sandbox."""
         spec = self.spec
         trust = etc.trust(rootfs.lowers)
@@ -160,36 +186,42 @@ class Sandbox:
         mounts = (*rootfs.mounts, *spec.mounts)
         env = {**_BASE_ENV, **rootfs.env, **(etc.TRUST_ENV if trust else {}), **spec.env}
         libraries, inner = host.inner_bwrap(path)
-        return (
-            *upper.prefix,
-            str(path), "--json-status-fd", str(fds.outer_status),
+        outer = (
             *libraries,
             *bwrap.holder(
                 lowers=lowers, upper=upper.outer, mounts=mounts, control_bytes=CONTROL_BYTES
             ),
-            "--", inner, "--json-status-fd", str(fds.inner_status),
+        )
+        words = (
             *bwrap.namespaces(network_host=self._mode.shares_host),
             *bwrap.identity(hostname=spec.hostname),
-            "--seccomp", str(fds.seccomp),
             *bwrap.overlay(len(lowers)),
             *bwrap.devices(shm_bytes=spec.limits.shm_bytes, hidden=host.hidden()),
             *(word for n, one in enumerate(mounts) for word in bwrap.mount(one, n)),
             "--ro-bind", bwrap.HELD, bwrap.CONTROL,
             "--dir", spec.workdir, "--chdir", "/",
             *upper.bwrap,
-            *bwrap.environment({**env, "SANDBOX_WORKDIR": spec.workdir}),
-            "--", "bash", "--noprofile", "--norc", "-c", script("init.bash"), "init",
         )  # fmt: skip
+        environment = bwrap.environment({**env, "SANDBOX_WORKDIR": spec.workdir})
+        return _Command(
+            outer=(*upper.prefix, str(path), *outer),
+            inner=(inner, *words),
+            environment=environment,
+        )
 
     def _launched(
         self, stack: contextlib.ExitStack, path: Path, rootfs: Rootfs, upper: ArgvPart
     ) -> Supervisor:
-        def argv_of(fds: LaunchFds) -> tuple[str, ...]:
-            self._argv = self._argv_of(path, rootfs, upper, fds)
-            return self._argv
-
+        command = self._command(path, rootfs, upper)
+        self._printable = command.printable()
         try:
-            return launch(stack, argv_of, filter_name=_FILTER, fds=upper.fds)
+            return launch(
+                stack,
+                command.argv,
+                filter_name=_FILTER,
+                hidden=command.environment,
+                fds=upper.fds,
+            )
         except LaunchError as error:
             known = host.explain(error.stderr, path)
             if known is None:
@@ -332,8 +364,12 @@ class Sandbox:
         return self._open_supervisor().pid
 
     def command_line(self) -> str:
-        """Return the command that made this sandbox, as it can be pasted into a shell."""
-        return bwrap.printable(self._argv)
+        """Return the command that made this sandbox, as it can be pasted into a shell.
+
+        A person's bash stands in the place of our process 1, the filter is read from its file,
+        and the environment is spelled out. Empty before the sandbox is open.
+        """
+        return self._printable
 
 
 _swept: set[int] = set()

@@ -18,18 +18,22 @@ FilterName = Literal["fakeroot", "build"]
 _FILTERS = Path(__file__).parent / "filters"
 
 
+def filter_path(name: FilterName) -> Path:
+    """Return where the filter for this machine is, if there is one."""
+    return _FILTERS / f"{name}.{platform.machine()}.bpf"
+
+
 def filter_bytes(name: FilterName) -> bytes:
     """Return the BPF program of a filter for this machine.
 
     Raises:
         HostError: The package has no filter for this architecture.
     """
-    machine = platform.machine()
     try:
-        return (_FILTERS / f"{name}.{machine}.bpf").read_bytes()
+        return filter_path(name).read_bytes()
     except FileNotFoundError:
         raise HostError(
-            f"no {name} filter for the architecture {machine!r}",
+            f"no {name} filter for the architecture {platform.machine()!r}",
             hint="sandboxes run on x86_64 and aarch64; another one needs a filter from "
             "scripts/make-filters",
         ) from None

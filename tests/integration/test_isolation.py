@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import pwd
 import socket
+import subprocess
 from typing import TYPE_CHECKING
 
+import psutil
 import pytest
 
 from sandbox_lite import Limits, Mount
@@ -208,6 +210,21 @@ def test_enforcement_tells_what_is_in_force(sb: Sandbox) -> None:
     assert enforcement.network == "none"
     assert enforcement.disk == ("kernel" if sb.spec.upper == "tmpfs" else "none")
     assert "fakeroot" in enforcement.seccomp
+
+
+def test_environment_does_not_show_in_the_hosts_process_list(home: Path) -> None:
+    with Sandbox("minimal", env={"TOKEN": "a-token-of-the-caller"}) as sandbox:
+        assert sandbox.run("echo $TOKEN").stdout == "a-token-of-the-caller\n"
+        for process in psutil.Process().children(recursive=True):
+            assert "a-token-of-the-caller" not in " ".join(process.cmdline())
+
+
+def test_command_line_can_be_pasted(sb: Sandbox) -> None:
+    pasted = f"{sb.command_line()} 2>&1 <<<'echo $PPID $(id -u) $(ls /testbed | wc -l) $HOME'"
+    done = subprocess.run(
+        ["bash", "-c", pasted], capture_output=True, text=True, check=False, env={}, cwd="/"
+    )
+    assert done.stdout == "0 0 0 /root\n"
 
 
 def test_command_line_can_be_printed(sb: Sandbox) -> None:
