@@ -98,6 +98,7 @@ def _described_status(error: openai.APIStatusError, base_url: str, model: str) -
     if _is_context(error):
         return ContextLengthError(message, hint="give the model less, or one with more context")
     hints = {
+        400: f"does the server know the model {model!r}, and every setting of --extra-body?",
         401: "check the API key (OPENAI_API_KEY)",
         403: "the key is not allowed to use this model",
         404: f"does the server know the model {model!r}? A base URL usually ends in /v1",

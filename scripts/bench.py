@@ -1,0 +1,145 @@
+"""Measures what the README claims: start to first output, round trip, program, close.
+
+    scripts/bench [--rootfs minimal] [--runs 40] [--json]
+
+Ratios are to a plain bwrap with the same namespaces, overlay, /proc and /dev, in the same run and
+taken in turn with it: the milliseconds of a machine drift, the ratios hold.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sandbox_lite import Sandbox, SandboxLiteError
+from sandbox_lite.jail import bwrap
+from sandbox_lite.jail.programs import find_bwrap
+from sandbox_lite.jail.rootfs.store import Store
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+BARS_MS = {"start to first output": 100.0, "round trip of a builtin": 5.0}
+
+
+def timed(action: Callable[[], object]) -> float:
+    """Return the milliseconds that a call takes."""
+    began = time.perf_counter()
+    action()
+    return (time.perf_counter() - began) * 1000
+
+
+def plain(tree: Path) -> None:
+    """Start bash once in a plain bwrap on the same tree."""
+    with tempfile.TemporaryDirectory() as name:
+        upper, work = Path(name, "upper"), Path(name, "work")
+        upper.mkdir()
+        work.mkdir()
+        argv = [
+            str(find_bwrap()), *bwrap.namespaces(network_host=False),
+            *bwrap.identity(hostname="bench"), "--overlay-src", str(tree),
+            "--overlay", str(upper), str(work), "/", *bwrap.devices(shm_bytes=1 << 20),
+            "--", "/bin/bash", "-c", "echo hi",
+        ]  # fmt: skip
+        subprocess.run(argv, check=True, capture_output=True)
+
+
+class Times:
+    """The milliseconds of every run of every measure."""
+
+    def __init__(self) -> None:
+        self.of: dict[str, list[float]] = {}
+
+    def note(self, name: str, action: Callable[[], object]) -> None:
+        """Do it and note how long it took."""
+        self.of.setdefault(name, []).append(timed(action))
+
+
+def one_round(rootfs: str, tree: Path, times: Times) -> None:
+    """Measure everything once, or a few times where it is quick."""
+    times.note("plain bwrap, echo", lambda: plain(tree))
+    sandbox = Sandbox(rootfs)
+    times.note("start to first output", lambda: (sandbox.open(), sandbox.run("echo hi")))
+    with sandbox_closed(sandbox, times):
+        for _ in range(5):
+            times.note("round trip of a builtin", lambda: sandbox.run(":"))
+            times.note("external command", lambda: sandbox.run("/bin/true"))
+            times.note("program beside the shell", lambda: sandbox.exec(["true"]))
+        times.note("command of 100 KB", lambda: sandbox.run("x='" + "x" * 100_000 + "'"))
+        sandbox.run("unset x")
+        times.note("after exit, with state", lambda: (sandbox.run("exit 1"), sandbox.run(":")))
+        times.note("file of 4 KB, written", lambda: sandbox.files.write("/tmp/f", b"x" * 4096))
+        times.note("file of 4 KB, read", lambda: sandbox.files.read("/tmp/f"))
+
+
+@contextlib.contextmanager
+def sandbox_closed(sandbox: Sandbox, times: Times) -> Iterator[None]:
+    """Close it at the end, and note how long that took."""
+    try:
+        yield
+    finally:
+        times.note("close", sandbox.close)
+
+
+def measure(rootfs: str, runs: int) -> dict[str, list[float]]:
+    """Return the milliseconds of every run of every measure."""
+    tree = Store().resolve(rootfs).lowers[-1]
+    for _ in range(2):
+        one_round(rootfs, tree, Times())  # warms the caches
+    times = Times()
+    for _ in range(runs):
+        one_round(rootfs, tree, times)
+    return times.of
+
+
+def percentile(values: list[float], part: float) -> float:
+    """Return the value below which `part` of all lie."""
+    return sorted(values)[min(len(values) - 1, int(part * len(values)))]
+
+
+def main() -> int:
+    """Print the table; exit 1 where a bar is missed."""
+    parser = argparse.ArgumentParser(description="Measure sandboxes on this machine.")
+    parser.add_argument("--rootfs", default="minimal")
+    parser.add_argument("--runs", type=int, default=40)
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    try:
+        times = measure(arguments.rootfs, arguments.runs)
+    except SandboxLiteError as error:
+        print(f"scripts/bench: error: {error}", file=sys.stderr)
+        return error.exit_code
+    base = statistics.median(times["plain bwrap, echo"])
+    rows = {
+        name: {
+            "p50_ms": round(statistics.median(values), 3),
+            "p99_ms": round(percentile(values, 0.99), 3),
+            "ratio_to_plain_bwrap": round(statistics.median(values) / base, 3),
+            "bar_ms": BARS_MS.get(name),
+        }
+        for name, values in times.items()
+    }
+    if arguments.json:
+        print(json.dumps(rows, indent=2))
+    else:
+        print(f"{'':28}{'p50 ms':>10}{'p99 ms':>10}{'x plain bwrap':>15}{'bar ms':>9}")
+        for name, row in rows.items():
+            bar = "" if row["bar_ms"] is None else f"{row['bar_ms']:.0f}"
+            print(
+                f"{name:28}{row['p50_ms']:10.2f}{row['p99_ms']:10.2f}"
+                f"{row['ratio_to_plain_bwrap']:15.2f}{bar:>9}"
+            )
+    missed = [name for name, bar in BARS_MS.items() if (rows[name]["p50_ms"] or 0) > bar]
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
