@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Literal
 
 from sandbox_lite.errors import HostError, SandboxLiteError
 from sandbox_lite.jail import bwrap, places
+from sandbox_lite.jail.orphans import kill_orphans
 from sandbox_lite.jail.owner import boot_id
 from sandbox_lite.jail.process import spawn
 from sandbox_lite.jail.programs import find_bwrap, version
@@ -149,6 +150,7 @@ def _run_probe(path: Path, script: str) -> tuple[int, str]:
             stderr = process.communicate(timeout=_PROBE_SECONDS)[1]
         except subprocess.TimeoutExpired:
             process.kill()
+            kill_orphans()
             stderr = process.communicate()[1]
         return process.returncode, stderr.decode(errors="replace")
 

@@ -15,9 +15,15 @@ import threading
 import time
 from pathlib import Path
 
+from sandbox_lite.jail.orphans import kill_orphans, siblings
 from sandbox_lite.jail.removal import remove_tree
 
 _PATIENCE_SECONDS = 10.0
+_RETRY_SECONDS = 0.05
+_DISMISSAL = b".\0"
+_PAUSES = (0.0, 0.02, 0.1, 0.3)
+"""Seconds between looks for a bwrap that was killed in its start; the kernel takes its time."""
+
 _PROGRAM = (
     "import sys; sys.path.append(sys.argv[1]); from sandbox_lite.jail.janitor import serve; serve()"
 )
@@ -46,6 +52,19 @@ class Janitor:
     def forget(self, path: Path) -> None:
         """Watch a directory no longer: it is gone."""
         self._say(b"-", path)
+
+    def start(self) -> None:
+        """Start it now, so that it is there should this program be killed."""
+        with self._lock:
+            if self._pipe is None:
+                self._pipe = _start()
+
+    def dismiss(self) -> None:
+        """Let it end at once: this program ends as it should."""
+        with self._lock:
+            if self._pipe is not None:
+                with contextlib.suppress(OSError):
+                    os.write(self._pipe, _DISMISSAL)
 
     def after_fork(self) -> None:
         """Close the parent's pipe in a forked child, or the parent's end would go unseen."""
@@ -81,12 +100,16 @@ def serve() -> None:
     """Be the janitor: read until the program ends, then remove what is on the list."""
     watched: set[bytes] = set()
     rest = b""
+    dismissed = False
     while data := os.read(0, 65536):
         *lines, rest = (rest + data).split(b"\0")
         for line in lines:
             change = watched.add if line[:1] == b"+" else watched.discard
             change(line[1:])
+            dismissed = line + b"\0" == _DISMISSAL
     deadline = time.monotonic() + _PATIENCE_SECONDS
+    if watched or not dismissed:
+        _end_starts(deadline)
     while watched and time.monotonic() < deadline:
         for path in list(watched):
             # the jail's last processes may still write while the kernel ends them
@@ -94,3 +117,15 @@ def serve() -> None:
                 remove_tree(Path(os.fsdecode(path)))
             if not Path(os.fsdecode(path)).exists():
                 watched.discard(path)
+        time.sleep(_RETRY_SECONDS)
+
+
+def _end_starts(deadline: float) -> None:
+    """End the bwraps whose program was killed while they were starting."""
+    for pause in _PAUSES:
+        time.sleep(pause)
+        kill_orphans()
+    # one that is not stuck yet may still become so, or ends by itself
+    while siblings() and time.monotonic() < deadline:
+        time.sleep(_RETRY_SECONDS)
+        kill_orphans()

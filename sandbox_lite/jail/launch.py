@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from sandbox_lite.errors import LaunchError, SandboxClosedError
 from sandbox_lite.jail import seccomp
 from sandbox_lite.jail.bwrap import HELD
+from sandbox_lite.jail.orphans import kill_orphans
 from sandbox_lite.jail.process import pidfd_signal, spawn
 from sandbox_lite.jail.supervisor import Control, Supervisor
 
@@ -54,10 +55,10 @@ class _End:
         return fd
 
 
-def _pipe(stack: contextlib.ExitStack) -> tuple[_End, _End]:
+def _pipe(readers: contextlib.ExitStack, writers: contextlib.ExitStack) -> tuple[_End, _End]:
     reader, writer = (_End(fd) for fd in os.pipe2(os.O_CLOEXEC))
-    stack.callback(reader.close)
-    stack.callback(writer.close)
+    readers.callback(reader.close)
+    writers.callback(writer.close)
     return reader, writer
 
 
@@ -112,12 +113,20 @@ def launch(
         LaunchError: It did not start; `stderr` is what bwrap said.
     """
     deadline = time.monotonic() + START_SECONDS
+    children: list[subprocess.Popen[bytes]] = []
+
+    def own(process: subprocess.Popen[bytes]) -> None:
+        children.append(process)
+        stack.callback(_reap, process)
+
+    # Unwound before `stack`: once `ours` has closed the requests, process 1 ends by itself. What
+    # bwrap reports is read until it has ended: SIGPIPE would kill it in the middle of its start.
     with contextlib.ExitStack() as ours:
-        outer_read, outer_write = _pipe(ours)
-        inner_read, inner_write = _pipe(ours)
-        reports, reports_write = _pipe(ours)
-        requests_read, requests = _pipe(ours)
-        errors, errors_write = _pipe(ours)
+        outer_read, outer_write = _pipe(stack, ours)
+        inner_read, inner_write = _pipe(stack, ours)
+        reports, reports_write = _pipe(stack, ours)
+        requests_read, requests = _pipe(ours, ours)
+        errors, errors_write = _pipe(stack, ours)
         filter_fd = seccomp.pipe_of(filter_name)
         ours.callback(os.close, filter_fd)
         named = LaunchFds(
@@ -127,7 +136,7 @@ def launch(
             arguments=_memory(ours, b"".join(os.fsencode(word) + b"\0" for word in hidden)),
         )
         argv = argv_of(named)
-        process = spawn(
+        spawn(
             argv,
             fds=(*dataclasses.astuple(named), *fds),
             stdin=requests_read.fd,
@@ -136,22 +145,24 @@ def launch(
             # Ctrl-C of a terminal goes to every process of the foreground group: it is ours to
             # interrupt the command, and the sandbox must outlive it
             new_session=True,
+            own=own,
         )
-        stack.callback(_reap, process)
         try:
             # only the jail holds these ends from here on: its death shows as end of file
             for end in (outer_write, inner_write, reports_write, errors_write):
                 end.close()
-            held = _read_child_pid(outer_read.fd, deadline, "outer")
+            holder = _read_child_pid(outer_read.fd, deadline, "outer")
             first = _read_child_pid(inner_read.fd, deadline, "inner")
             pidfd = _own(stack, first)
-            supervisor = _supervisor(stack, held, first, pidfd, requests, reports)
+            supervisor = _supervisor(stack, holder, first, pidfd, requests, reports)
             supervisor.await_ready(deadline - time.monotonic())
         except (LaunchError, SandboxClosedError, OSError) as error:
-            process.kill()
-            process.wait()
+            requests.close()
+            _reap(children[0])
             raise _launch_error(error, errors.fd, argv) from error
-        return supervisor
+    for end in (outer_read, inner_read, errors):
+        end.close()
+    return supervisor
 
 
 def _own(stack: contextlib.ExitStack, first: int) -> int:
@@ -163,11 +174,11 @@ def _own(stack: contextlib.ExitStack, first: int) -> int:
 
 
 def _supervisor(
-    stack: contextlib.ExitStack, held: int, first: int, pidfd: int, requests: _End, reports: _End
+    stack: contextlib.ExitStack, holder: int, first: int, pidfd: int, requests: _End, reports: _End
 ) -> Supervisor:
     # The outer namespace's own view: inside the jail the same tmpfs is read-only.
     flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-    control = Control(os.open(f"/proc/{held}/root{HELD}", flags))
+    control = Control(os.open(f"/proc/{holder}/root{HELD}", flags))
     supervisor = Supervisor(
         requests=requests.keep(), reports=reports.keep(), pid=first, pidfd=pidfd, control=control
     )
@@ -189,8 +200,10 @@ def _launch_error(error: Exception, errors: int, argv: Sequence[str]) -> LaunchE
 
 
 def _reap(process: subprocess.Popen[bytes]) -> None:
+    # Not killed at once: in the middle of a start that leaves a child which nothing wakes.
     try:
         process.wait(timeout=_CLOSE_SECONDS)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
+        kill_orphans()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import secrets
@@ -11,6 +12,7 @@ from sandbox_lite.errors import HostError
 from sandbox_lite.jail import places
 from sandbox_lite.jail.bwrap import UPPER
 from sandbox_lite.jail.janitor import Janitor
+from sandbox_lite.jail.orphans import kill_orphans
 from sandbox_lite.jail.owner import Owner
 from sandbox_lite.jail.removal import remove_tree
 from sandbox_lite.spec import ArgvPart
@@ -22,6 +24,20 @@ if TYPE_CHECKING:
 _OWNER = "owner.json"
 _janitor = Janitor()
 os.register_at_fork(after_in_child=_janitor.after_fork)
+atexit.register(_janitor.dismiss)
+_guarded: set[int] = set()
+
+
+def guard() -> None:
+    """Once in each process: sweep what killed programs left, and start the janitor for our end."""
+    if os.getpid() in _guarded:
+        return
+    _guarded.add(os.getpid())
+    sweep()
+    kill_orphans()
+    # a host that cannot start one more program will say so about the sandbox itself
+    with contextlib.suppress(OSError):
+        _janitor.start()
 
 
 def tmpfs_upper(size_bytes: int) -> ArgvPart:

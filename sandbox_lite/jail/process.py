@@ -88,21 +88,25 @@ class _Spawner:
             except BaseException as error:  # noqa: BLE001  # handed to whoever asked
                 job.done.set_exception(error)
 
-    def run(self, work: Callable[[], subprocess.Popen[bytes]]) -> subprocess.Popen[bytes]:
+    def run(
+        self,
+        work: Callable[[], subprocess.Popen[bytes]],
+        own: Callable[[subprocess.Popen[bytes]], object],
+    ) -> subprocess.Popen[bytes]:
         done: Future[subprocess.Popen[bytes]] = Future()
         self._jobs.put(_Job(work=work, done=done))
-        try:
-            return done.result()
-        except BaseException:
-            # Ctrl-C: nobody else will ever know of the child
-            done.add_done_callback(_disown)
-            raise
-
-
-def _disown(done: Future[subprocess.Popen[bytes]]) -> None:
-    if done.exception() is None:
-        done.result().kill()
-        done.result().wait()
+        interrupt = None
+        while not done.done():
+            try:
+                done.exception()
+            except KeyboardInterrupt as error:
+                # a moment later: the child that is just being started needs its owner first
+                interrupt = error
+        process = done.result()
+        own(process)
+        if interrupt is not None:
+            raise interrupt
+        return process
 
 
 _lock = threading.Lock()
@@ -136,6 +140,7 @@ def spawn(
     stderr: int | IO[bytes] = subprocess.DEVNULL,
     env: Mapping[str, str] | None = None,
     new_session: bool = False,
+    own: Callable[[subprocess.Popen[bytes]], object] = lambda process: None,
 ) -> subprocess.Popen[bytes]:
     """Start a program from a thread that outlives the caller.
 
@@ -148,6 +153,7 @@ def spawn(
         env: Its whole environment, by default an empty one: what bwrap is started with shows
             in the jail's /proc.
         new_session: Put it into a session of its own, out of reach of the terminal's Ctrl-C.
+        own: Told of the child, also where Ctrl-C keeps it from being returned.
 
     Returns:
         The running child; the caller waits for it.
@@ -167,7 +173,7 @@ def spawn(
             start_new_session=new_session,
         )
 
-    return _spawner().run(work)
+    return _spawner().run(work, own)
 
 
 def pidfd_signal(pidfd: int, number: signal.Signals) -> None:

@@ -153,29 +153,35 @@ class Sandbox:
         """
         if self._supervisor is not None:
             raise SpecError("the sandbox is open already")
-        _sweep_once(os.getpid())
-        with explained("start a sandbox"), contextlib.ExitStack() as stack:
-            rootfs = stack.enter_context(self._store.lease(self.spec.rootfs))
-            path = find_bwrap()
-            kind = host.upper_kind(path) if self.spec.upper == "auto" else self.spec.upper
-            upper = stack.enter_context(layers.upper(kind, self.spec.limits.disk_bytes))
-            self._enforcement = Enforcement(
-                rootfs=f"{rootfs.name} {rootfs.digest}".strip(),
-                upper=kind,
-                network=self._mode.name,
-                seccomp=(_FILTER,),
-                disk="kernel" if kind == "tmpfs" else "none",
-                capabilities=bwrap.CAPABILITIES,
-            )
-            self._drainer = stack.enter_context(contextlib.closing(Drainer()))
-            self._supervisor = self._launched(stack, path, rootfs, upper)
-            try:
-                self._open_inside(stack, self._supervisor)
-            except BaseException:
-                self._supervisor = None
-                raise
-            self._stack = stack.pop_all()
+        layers.guard()
+        # All that is held goes into one stack from the first moment, with no handing over at the
+        # end, in which Ctrl-C could lose it.
+        stack = self._stack
+        try:
+            with explained("start a sandbox"):
+                self._open(stack)
+        except BaseException:
+            self._supervisor = None
+            stack.close()
+            raise
         return self
+
+    def _open(self, stack: contextlib.ExitStack) -> None:
+        rootfs = stack.enter_context(self._store.lease(self.spec.rootfs))
+        path = find_bwrap()
+        kind = host.upper_kind(path) if self.spec.upper == "auto" else self.spec.upper
+        upper = stack.enter_context(layers.upper(kind, self.spec.limits.disk_bytes))
+        self._enforcement = Enforcement(
+            rootfs=f"{rootfs.name} {rootfs.digest}".strip(),
+            upper=kind,
+            network=self._mode.name,
+            seccomp=(_FILTER,),
+            disk="kernel" if kind == "tmpfs" else "none",
+            capabilities=bwrap.CAPABILITIES,
+        )
+        self._drainer = stack.enter_context(contextlib.closing(Drainer()))
+        self._supervisor = self._launched(stack, path, rootfs, upper)
+        self._open_inside(stack, self._supervisor)
 
     def _command(self, path: Path, rootfs: Rootfs, upper: ArgvPart) -> _Command:
         """Join all parts to the one command that makes this sandbox."""
@@ -370,12 +376,3 @@ class Sandbox:
         and the environment is spelled out. Empty before the sandbox is open.
         """
         return self._printable
-
-
-_swept: set[int] = set()
-
-
-def _sweep_once(pid: int) -> None:
-    if pid not in _swept:
-        _swept.add(pid)
-        layers.sweep()

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
-from sandbox_lite import Limits, Sandbox
+from sandbox_lite import Limits, Sandbox, SandboxSpec
 from sandbox_lite.errors import HostError, LaunchError, SandboxLiteError, SpecError
 from sandbox_lite.jail import layers, places
 from sandbox_lite.spec import MIB, Outcome
@@ -201,15 +201,60 @@ def test_ctrl_c_at_any_moment_of_exec_leaves_no_program(sb: Sandbox) -> None:
 # Ctrl-C between an open() and its `with` leaves that file object to Python's collector
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_ctrl_c_at_any_moment_of_a_start_leaves_nothing(home: Path) -> None:
-    for step in range(15):
-        sandbox = Sandbox("minimal")
-        _interrupted(sandbox.open, 0.001 + step * 0.003)
+    name = f"ctrl-c-{os.getpid()}"
+    for step in range(30):
+        sandbox = Sandbox(SandboxSpec(rootfs="minimal", hostname=name))
+        _interrupted(sandbox.open, 0.001 + step * 0.001)
         sandbox.close()
-    left = [child for child in psutil.Process().children() if child.name() == "bwrap"]
-    deadline = time.monotonic() + 5
-    while any(child.is_running() for child in left) and time.monotonic() < deadline:
+    assert _gone(name, 5), _named(name)
+
+
+def _named(hostname: str) -> set[int]:
+    """Pids of the bwraps of such sandboxes, of whichever parent: an orphan is nobody's child."""
+    found = set()
+    for process in psutil.process_iter(["name", "cmdline", "status"]):
+        words = process.info["cmdline"] or []
+        alive = process.info["status"] != psutil.STATUS_ZOMBIE
+        if process.info["name"] == "bwrap" and hostname in words and alive:
+            found.add(process.pid)
+    return found
+
+
+def _gone(hostname: str, seconds: float) -> bool:
+    """Whether there are none within so many seconds, and none appears for a while after.
+
+    A child that was forked by a program just killed has yet to become a bwrap.
+    """
+    deadline = time.monotonic() + seconds
+    since = time.monotonic()
+    while time.monotonic() < deadline and time.monotonic() - since < 0.2:
+        if _named(hostname):
+            since = time.monotonic()
         time.sleep(0.01)
-    assert not [child for child in left if child.is_running()]
+    return time.monotonic() - since >= 0.2
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+def test_sigkill_at_any_moment_of_a_start_leaves_nothing(home: Path) -> None:
+    name = f"sigkill-{os.getpid()}"
+    script = (
+        "from sandbox_lite import Sandbox, SandboxSpec\n"
+        f"spec = SandboxSpec(rootfs='minimal', hostname='{name}')\n"
+        "with Sandbox(spec) as one:\n"
+        "    print('started', flush=True)\n"
+        "    while True:\n"
+        "        Sandbox(spec).open().close()\n"
+    )
+    for step in range(25):
+        worker = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE)
+        with worker:
+            assert worker.stdout is not None
+            assert worker.stdout.readline() == b"started\n"
+            time.sleep(step * 0.0011)  # not to wait for something: to be anywhere in a start
+            worker.kill()
+        # one that was killed in its start waits for the janitor, which may only be starting too
+        assert _gone(name, 5), (step, _named(name))
 
 
 def test_close_while_other_threads_work(home: Path) -> None:

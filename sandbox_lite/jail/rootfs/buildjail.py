@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from sandbox_lite.errors import HostError, RootfsError
 from sandbox_lite.jail import bwrap, etc, host, process, programs, seccomp
+from sandbox_lite.jail.orphans import kill_orphans
 from sandbox_lite.spec import MIB
 
 if TYPE_CHECKING:
@@ -175,6 +176,7 @@ def _run(words: Sequence[str], fds: Sequence[int], take: Callable[[str], None]) 
         except BaseException:
             child.kill()
             child.wait()
+            kill_orphans()
             # bwrap's end brings down the jail's first process and with it all others, a moment
             # later; each holds the pipe, so its end says that nobody writes to the tree any more
             with suppress(OSError, KeyboardInterrupt):
