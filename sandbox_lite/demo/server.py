@@ -30,7 +30,6 @@ class ScriptServer(AbstractContextManager["ScriptServer"]):
     """Serves `POST /v1/chat/completions` and `GET /v1/models` on a free port of 127.0.0.1."""
 
     def __init__(self, places: Places) -> None:
-        self._places = places
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), _handler(places))
         self._http.daemon_threads = True
         self._thread = threading.Thread(

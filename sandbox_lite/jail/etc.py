@@ -7,6 +7,7 @@ kernel refuses on a mount point.
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import os
 import re
@@ -34,10 +35,12 @@ _PEM = re.compile(rb"-----BEGIN CERTIFICATE-----\s+[A-Za-z0-9+/=\s]+-----END CER
 _LIMIT_BYTES = 4 * 1024 * 1024
 
 
-def _certificates(data: bytes) -> Iterator[bytes]:
-    # certificates only: a private key that stands in the same file stays outside
-    for match in _PEM.finditer(data):
-        yield b"\n".join(match[0].split(b"\n")).replace(b"\r", b"").strip() + b"\n"
+@functools.lru_cache(maxsize=8)
+def _certificates(data: bytes) -> tuple[bytes, ...]:
+    # Certificates only: a private key that stands in the same file stays outside. Every start
+    # asks for those of the same few files, so what was found in the same bytes is kept.
+    found = (match[0].replace(b"\r", b"").strip() + b"\n" for match in _PEM.finditer(data))
+    return tuple(found)
 
 
 def _sources() -> Iterator[Path]:

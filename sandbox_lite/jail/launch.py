@@ -201,9 +201,25 @@ def _launch_error(error: Exception, errors: int, argv: Sequence[str]) -> LaunchE
 
 def _reap(process: subprocess.Popen[bytes]) -> None:
     # Not killed at once: in the middle of a start that leaves a child which nothing wakes.
-    try:
-        process.wait(timeout=_CLOSE_SECONDS)
-    except subprocess.TimeoutExpired:
+    if process.returncode is None and not _ends(process, _CLOSE_SECONDS):
         process.kill()
         process.wait()
         kill_orphans()
+    process.wait()
+
+
+def _ends(process: subprocess.Popen[bytes], seconds: float) -> bool:
+    """Wait for the end of a child; whether it came within so many seconds."""
+    try:
+        pidfd = os.pidfd_open(process.pid)
+    except OSError:
+        # no descriptor is left: then in the growing steps in which Popen looks
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=seconds)
+        return process.returncode is not None
+    try:
+        poll = select.poll()
+        poll.register(pidfd, select.POLLIN)
+        return bool(poll.poll(seconds * 1000))
+    finally:
+        os.close(pidfd)
