@@ -11,6 +11,7 @@ import signal
 import subprocess
 import time
 from dataclasses import dataclass
+from io import FileIO
 from typing import TYPE_CHECKING
 
 from sandbox_lite.errors import LaunchError, SandboxClosedError
@@ -38,28 +39,17 @@ class LaunchFds:
     """Holds further words for the inner bwrap, each ended by a NUL."""
 
 
-class _End:
-    """One end of a pipe, closed once: a second close of a number could hit somebody else's."""
+def _pipe(readers: contextlib.ExitStack, writers: contextlib.ExitStack) -> tuple[FileIO, FileIO]:
+    """Return both ends of a pipe, each closed with its stack if not before.
 
-    def __init__(self, fd: int) -> None:
-        self.fd = fd
-
-    def close(self) -> None:
-        if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
-
-    def keep(self) -> int:
-        """Return the descriptor, which is the caller's from now on."""
-        fd, self.fd = self.fd, -1
-        return fd
-
-
-def _pipe(readers: contextlib.ExitStack, writers: contextlib.ExitStack) -> tuple[_End, _End]:
-    reader, writer = (_End(fd) for fd in os.pipe2(os.O_CLOEXEC))
-    readers.callback(reader.close)
-    writers.callback(writer.close)
-    return reader, writer
+    A FileIO forgets its number in the same step that closes it, which Ctrl-C cannot cut in two: a
+    second close of a number could hit somebody else's.
+    """
+    reader, writer = os.pipe2(os.O_CLOEXEC)
+    ends = FileIO(reader, "rb"), FileIO(writer, "wb")
+    readers.callback(ends[0].close)
+    writers.callback(ends[1].close)
+    return ends
 
 
 def _memory(stack: contextlib.ExitStack, data: bytes) -> int:
@@ -130,8 +120,8 @@ def launch(
         filter_fd = seccomp.pipe_of(filter_name)
         ours.callback(os.close, filter_fd)
         named = LaunchFds(
-            outer_status=outer_write.fd,
-            inner_status=inner_write.fd,
+            outer_status=outer_write.fileno(),
+            inner_status=inner_write.fileno(),
             seccomp=filter_fd,
             arguments=_memory(ours, b"".join(os.fsencode(word) + b"\0" for word in hidden)),
         )
@@ -139,9 +129,9 @@ def launch(
         spawn(
             argv,
             fds=(*dataclasses.astuple(named), *fds),
-            stdin=requests_read.fd,
-            stdout=reports_write.fd,
-            stderr=errors_write.fd,
+            stdin=requests_read.fileno(),
+            stdout=reports_write.fileno(),
+            stderr=errors_write.fileno(),
             # Ctrl-C of a terminal goes to every process of the foreground group: it is ours to
             # interrupt the command, and the sandbox must outlive it
             new_session=True,
@@ -151,15 +141,15 @@ def launch(
             # only the jail holds these ends from here on: its death shows as end of file
             for end in (outer_write, inner_write, reports_write, errors_write):
                 end.close()
-            holder = _read_child_pid(outer_read.fd, deadline, "outer")
-            first = _read_child_pid(inner_read.fd, deadline, "inner")
+            holder = _read_child_pid(outer_read.fileno(), deadline, "outer")
+            first = _read_child_pid(inner_read.fileno(), deadline, "inner")
             pidfd = _own(stack, first)
             supervisor = _supervisor(stack, holder, first, pidfd, requests, reports)
             supervisor.await_ready(deadline - time.monotonic())
         except (LaunchError, SandboxClosedError, OSError) as error:
             requests.close()
             _reap(children[0])
-            raise _launch_error(error, errors.fd, argv) from error
+            raise _launch_error(error, errors.fileno(), argv) from error
     for end in (outer_read, inner_read, errors):
         end.close()
     return supervisor
@@ -174,13 +164,18 @@ def _own(stack: contextlib.ExitStack, first: int) -> int:
 
 
 def _supervisor(
-    stack: contextlib.ExitStack, holder: int, first: int, pidfd: int, requests: _End, reports: _End
+    stack: contextlib.ExitStack, holder: int, first: int, pidfd: int, requests: FileIO, reports: FileIO
 ) -> Supervisor:
     # The outer namespace's own view: inside the jail the same tmpfs is read-only.
     flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
     control = Control(os.open(f"/proc/{holder}/root{HELD}", flags))
     supervisor = Supervisor(
-        requests=requests.keep(), reports=reports.keep(), pid=first, pidfd=pidfd, control=control
+        # a duplicate, for the first one goes with the start
+        requests=FileIO(os.dup(requests.fileno()), "wb"),
+        reports=reports,
+        pid=first,
+        pidfd=pidfd,
+        control=control,
     )
     stack.callback(supervisor.close)
     return supervisor

@@ -23,6 +23,7 @@ from sandbox_lite.jail.process import pidfd_signal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from io import FileIO
 
 ANSWER_SECONDS = 30.0
 """Process 1 answers in microseconds; on a host out of memory or cpu it may take longer."""
@@ -139,7 +140,7 @@ class Supervisor:
     """Talks to process 1; one request at a time, answered at once."""
 
     def __init__(
-        self, *, requests: int, reports: int, pid: int, pidfd: int, control: Control
+        self, *, requests: FileIO, reports: FileIO, pid: int, pidfd: int, control: Control
     ) -> None:
         self._requests = requests
         self._reports = reports
@@ -219,7 +220,7 @@ class Supervisor:
             left = deadline - time.monotonic()
             if left <= 0 or not poll.poll(left * 1000):
                 raise LaunchError("process 1 of the sandbox does not answer")
-            data = os.read(self._reports, 65536)
+            data = self._reports.read(65536)
             if not data:
                 raise _gone()
             # what stands here can be written from inside too: never let it grow
@@ -237,7 +238,7 @@ class Supervisor:
         with self._lock:
             self.check_open()
             try:
-                os.write(self._requests, request.encode() + b"\n")
+                self._requests.write(request.encode() + b"\n")
             except BrokenPipeError:
                 raise _gone() from None
             return self._answer(verb, key, time.monotonic() + ANSWER_SECONDS)
@@ -312,8 +313,8 @@ class Supervisor:
         """Let process 1 go: end of file on its requests ends the sandbox."""
         if not self._closed:
             self._closed = True
-            os.close(self._requests)
-            os.close(self._reports)
+            self._requests.close()
+            self._reports.close()
             self.control.close()
 
 
