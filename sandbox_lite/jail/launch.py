@@ -164,7 +164,12 @@ def _own(stack: contextlib.ExitStack, first: int) -> int:
 
 
 def _supervisor(
-    stack: contextlib.ExitStack, holder: int, first: int, pidfd: int, requests: FileIO, reports: FileIO
+    stack: contextlib.ExitStack,
+    holder: int,
+    first: int,
+    pidfd: int,
+    requests: FileIO,
+    reports: FileIO,
 ) -> Supervisor:
     # The outer namespace's own view: inside the jail the same tmpfs is read-only.
     flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
