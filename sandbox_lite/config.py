@@ -17,6 +17,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from sandbox_lite.errors import HostError, SpecError
 from sandbox_lite.jail import places
+from sandbox_lite.spec import LEAST_CPUS, Limits, parse_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -49,6 +50,22 @@ def _url(value: object) -> str:
     if not good:
         raise ValueError("an address such as http://127.0.0.1:8000/v1")
     return text
+
+
+def _size(value: object) -> str:
+    text = str(value) if isinstance(value, int) else _text(value)
+    try:
+        parse_size(text)
+    except SpecError:
+        raise ValueError("a size such as 512MiB") from None
+    return text
+
+
+def _share(value: object) -> float:
+    number = _seconds(value)
+    if number < LEAST_CPUS:
+        raise ValueError(f"a number of at least {LEAST_CPUS}")
+    return number
 
 
 def _count(value: object) -> int:
@@ -128,6 +145,11 @@ class Settings:
     model_retries: int = _setting(_retries, "further tries of a failed request", default=4)
     rootfs: str = _setting(_text, "root file system of sandboxes", default="standard")
     network: str = _setting(_text, "network mode of sandboxes: none, host", default="none")
+    memory: str | None = _setting(_size, "memory of a sandbox, such as 2GiB; none is the default")
+    cpus: float | None = _setting(_share, "processors of a sandbox, such as 0.5; none is all")
+    pids: int | None = _setting(_count, "processes and threads of a sandbox")
+    disk: str | None = _setting(_size, "what a sandbox may write, such as 4GiB")
+    wall: float | None = _setting(_seconds, "seconds of a sandbox from its start to its end")
     timeout: float = _setting(_seconds, "seconds for one command of an agent", default=120.0)
     max_steps: int = _setting(_count, "messages of the model in one run", default=100)
     max_tokens: int | None = _setting(_count, "tokens of one run, prompts included")
@@ -136,6 +158,19 @@ class Settings:
     runs_dir: str = _setting(_text, "where runs are kept", default="runs")
     origins: Mapping[str, str] = field(default_factory=dict)
     """Where each value came from: `default`, the file, a variable or a flag."""
+
+    def limits(self, timeout: float | None) -> Limits:
+        """Return the bounds of a sandbox; what was set is hard, whatever set it.
+
+        Args:
+            timeout: Seconds for one command; None is no bound.
+
+        Raises:
+            SpecError: A value is too small.
+        """
+        given = {name: getattr(self, name) for name in ("memory", "cpus", "pids", "disk", "wall")}
+        named = {name: value for name, value in given.items() if value is not None}
+        return Limits.of(timeout=timeout, **named)
 
     def shown(self, name: str) -> object:
         """Return a value as it may be printed or recorded: without passwords and keys."""

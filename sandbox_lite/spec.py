@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from enum import StrEnum
+from enum import Enum, StrEnum
 from typing import TYPE_CHECKING, Literal
 
 from sandbox_lite.errors import CommandFailedError, SpecError
@@ -54,6 +54,20 @@ def format_size(count: int) -> str:
     return f"{value:.1f} TiB"
 
 
+class Unnamed(Enum):
+    """The one value that says: this was not asked for."""
+
+    UNNAMED = "unnamed"
+
+
+UNNAMED = Unnamed.UNNAMED
+
+LEAST_CPUS = 0.01
+"""The kernel takes no quota below a millisecond in its period of a tenth of a second."""
+
+LEAST_PIDS = 8
+LEAST_MEMORY_BYTES = 16 * MIB
+
 MountMode = Literal["bind", "ro_bind", "tmpfs"]
 
 
@@ -77,45 +91,128 @@ class Mount:
             raise SpecError(f"a {self.mode} mount {need} source")
 
 
+LimitName = Literal["memory", "cpus", "pids", "disk", "shm", "timeout", "wall", "output"]
+LIMIT_NAMES: tuple[LimitName, ...] = (
+    "memory", "cpus", "pids", "disk", "shm", "timeout", "wall", "output",
+)  # fmt: skip
+_FIELDS: dict[LimitName, str] = {
+    "memory": "memory_bytes", "cpus": "cpus", "pids": "pids", "disk": "disk_bytes",
+    "shm": "shm_bytes", "timeout": "timeout_seconds", "wall": "wall_seconds",
+    "output": "output_bytes",
+}  # fmt: skip
+INODE_BYTES = 16 * KIB
+"""A disk holds one file at most for so many of its bytes, as ext4 has it: each costs memory."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """Bounds of one sandbox."""
+    """Bounds of one sandbox; None is no bound.
 
+    What differs from the default, or stands in `named`, was asked for and is hard: it is enforced,
+    or the sandbox is refused. A default may be weaker on a host that cannot do better.
+    """
+
+    memory_bytes: int | None = 4 * GIB
+    """Of all its processes together, beside what it stores on its disk."""
+    cpus: float | None = None
+    """Processors' worth of time, such as 0.5."""
+    pids: int | None = 1024
+    """Processes and threads at once."""
+    disk_bytes: int | None = 4 * GIB
+    """What the sandbox may write, with as many files as `INODE_BYTES` allows."""
+    shm_bytes: int | None = 256 * MIB
+    """Size of /dev/shm; never more than the disk, unless named."""
     timeout_seconds: float | None = 120.0
     """Per command, where the call names none."""
+    wall_seconds: float | None = None
+    """Of the whole sandbox, from its start."""
     output_bytes: int = 1 * MIB
     """Kept of each stream of a command, head and tail; the rest is counted and spooled."""
-    disk_bytes: int = 4 * GIB
-    """What the sandbox may write, on its private tmpfs."""
-    shm_bytes: int = 256 * MIB
-    """Size of /dev/shm."""
+    named: tuple[LimitName, ...] = ()
+    """Those that were asked for."""
 
     def __post_init__(self) -> None:
-        if self.timeout_seconds is not None and self.timeout_seconds <= 0:
-            raise SpecError(f"timeout must be positive, not {self.timeout_seconds}")
-        for name in ("output_bytes", "disk_bytes", "shm_bytes"):
-            parse_size(getattr(self, name))
+        for name in ("timeout_seconds", "wall_seconds", "cpus"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise SpecError(f"{name.partition('_')[0]} must be positive, not {value}")
+        if self.cpus is not None and self.cpus < LEAST_CPUS:
+            raise SpecError(f"cpus must be at least {LEAST_CPUS}, not {self.cpus:g}")
+        if self.pids is not None and self.pids < LEAST_PIDS:
+            raise SpecError(
+                f"pids must be at least {LEAST_PIDS}, not {self.pids}",
+                hint="the sandbox's own process 1 and its shell are two of them",
+            )
+        for name in ("memory_bytes", "disk_bytes", "shm_bytes", "output_bytes"):
+            if getattr(self, name) is not None:
+                parse_size(getattr(self, name))
+        if self.memory_bytes is not None and self.memory_bytes < LEAST_MEMORY_BYTES:
+            raise SpecError(
+                f"memory must be at least {format_size(LEAST_MEMORY_BYTES)}",
+                hint="the sandbox's own shell takes some of it",
+            )
+        differing = {
+            limit for limit, name in _FIELDS.items() if getattr(self, name) != _default(name)
+        }
+        object.__setattr__(self, "named", tuple(sorted(differing.union(self.named))))
+        if "shm" not in self.named and None not in (self.shm_bytes, self.disk_bytes):
+            smaller = min(self.shm_bytes or 0, self.disk_bytes or 0)
+            object.__setattr__(self, "shm_bytes", smaller)
 
     @classmethod
     def of(
         cls,
         *,
-        timeout: float | None = 120.0,
-        output: str | int = 1 * MIB,
-        disk: str | int = 4 * GIB,
-        shm: str | int = 256 * MIB,
+        memory: str | int | Unnamed | None = UNNAMED,
+        cpus: float | Unnamed | None = UNNAMED,
+        pids: int | Unnamed | None = UNNAMED,
+        disk: str | int | Unnamed | None = UNNAMED,
+        shm: str | int | Unnamed | None = UNNAMED,
+        timeout: float | Unnamed | None = UNNAMED,
+        wall: float | Unnamed | None = UNNAMED,
+        output: str | int | Unnamed = UNNAMED,
     ) -> Limits:
-        """Return limits from human sizes such as `"512MiB"`; `timeout` is in seconds.
+        """Return limits from human sizes such as `"512MiB"`; times are in seconds.
+
+        What is given, be it the default's own value, is hard; None switches a bound off.
 
         Raises:
-            SpecError: A size or time is no size or time.
+            SpecError: A size, count or time is none.
         """
+        given: dict[LimitName, object] = {
+            "memory": memory, "cpus": cpus, "pids": pids, "disk": disk, "shm": shm,
+            "timeout": timeout, "wall": wall, "output": output,
+        }  # fmt: skip
+        values = {name: value for name, value in given.items() if value is not UNNAMED}
+        fields = {
+            _FIELDS[name]: parse_size(value)
+            if isinstance(value, str | int) and _FIELDS[name].endswith("_bytes")
+            else value
+            for name, value in values.items()
+        }
+        return cls(**fields, named=tuple(values))  # type: ignore[arg-type]
+
+    @property
+    def bounded(self) -> bool:
+        """Whether there is a bound that a control group would hold."""
+        return (self.memory_bytes, self.pids, self.cpus) != (None, None, None)
+
+    @classmethod
+    def none(cls) -> Limits:
+        """Return no bounds at all, but for what is kept of a command's output."""
         return cls(
-            timeout_seconds=timeout,
-            output_bytes=parse_size(output),
-            disk_bytes=parse_size(disk),
-            shm_bytes=parse_size(shm),
-        )
+            memory_bytes=None, cpus=None, pids=None, disk_bytes=None, shm_bytes=None,
+            timeout_seconds=None, wall_seconds=None,
+        )  # fmt: skip
+
+
+def inodes_of(size_bytes: int) -> int:
+    """Return how many files a disk of that size may hold."""
+    return max(64, size_bytes // INODE_BYTES)
+
+
+def _default(name: str) -> object:
+    return Limits.__dataclass_fields__[name].default
 
 
 UpperKind = Literal["auto", "tmpfs", "directory"]
@@ -137,12 +234,22 @@ class SandboxSpec:
     hostname: str = "sandbox"
     upper: UpperKind = "auto"
     """Where writes go; `auto` takes a tmpfs where the kernel can, else a directory."""
+    allow_weaker: tuple[LimitName, ...] = ()
+    """Named limits that this host may hold less firmly, or not at all."""
+    require: str | None = None
+    """Who must hold the limits: `cgroup`, `cgroup2`, `cgroup1`; None takes the best there is."""
 
     def __post_init__(self) -> None:
         if not self.workdir.startswith("/"):
             raise SpecError(f"workdir must be an absolute path, not {self.workdir!r}")
         if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.-]{0,63}", self.hostname) is None:
             raise SpecError(f"not a host name: {self.hostname!r}")
+        unknown = set(self.allow_weaker) - set(LIMIT_NAMES)
+        if unknown:
+            raise SpecError(
+                f"allow_weaker names no limit: {', '.join(sorted(unknown))}",
+                hint=f"limits are: {', '.join(LIMIT_NAMES)}",
+            )
         for name, value in self.env.items():
             if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name) is None or "\0" in value:
                 raise SpecError(f"not an environment variable: {name!r}")
@@ -167,8 +274,28 @@ class Outcome(StrEnum):
 
     EXITED = "exited"
     TIMED_OUT = "timed_out"
+    """At its own limit, or at the end of the sandbox's wall time."""
+    OUT_OF_MEMORY = "out_of_memory"
+    """It failed, and a process was killed at the limit of memory meanwhile."""
+    PIDS_LIMIT = "pids_limit"
+    """It failed, and a process was refused at the limit of pids meanwhile."""
+    DISK_FULL = "disk_full"
+    """It failed, and the sandbox's disk or /dev/shm became full meanwhile."""
     KILLED = "killed"
     """Its shell, or the sandbox, was killed while it ran."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """What a sandbox took while a command ran; None where this host does not tell."""
+
+    cpu_seconds: float | None = None
+    peak_memory_bytes: int | None = None
+    """Where the kernel counts it, with the pages of files and of the disk; else as sampled."""
+    peak_pids: int | None = None
+    """As sampled, processes and threads."""
+    disk_bytes: int | None = None
+    """In use at the end, /dev/shm included."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -194,6 +321,15 @@ class CommandResult:
     """A job of the command still holds its output; what it writes goes to `full_output`."""
     restarted: bool = False
     """The shell ended with the command; a fresh one has directory and variables back."""
+    limits_hit: tuple[LimitName, ...] = ()
+    """Limits that were reached while it ran, also where it went on and ended well."""
+    shared: bool = False
+    """Other commands ran meanwhile: what was hit, and the usage, may be theirs."""
+    repeats: int = 0
+    """How many commands before this one ended with the same outcome, if that was a limit's."""
+    leftovers_killed: int = 0
+    """Processes that earlier commands had left behind: they had used up the limit of pids."""
+    usage: Usage = field(default_factory=Usage)
 
     @property
     def stdout(self) -> str:
@@ -231,6 +367,37 @@ class CommandResult:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SandboxStats:
+    """What a sandbox takes just now."""
+
+    memory_bytes: int | None
+    """Of its processes, without what lies on its disk."""
+    pids: int
+    """Processes and threads."""
+    cpu_seconds: float | None
+    """Since its start."""
+    disk_bytes: int
+    """Written, /dev/shm included."""
+    age_seconds: float
+
+
+Holder = Literal["kernel", "sampling", "none"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LimitState:
+    """How one limit is held."""
+
+    name: LimitName
+    value: float | None
+    """Bytes, seconds or a count; None is no bound."""
+    by: Holder
+    """`sampling`: by this program, which looks again and again and ends what is beyond it."""
+    detail: str = ""
+    """What else a reader should know, such as why it is no better."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Enforcement:
     """What is really in force in one sandbox."""
 
@@ -240,7 +407,12 @@ class Enforcement:
     network: str
     seccomp: tuple[str, ...]
     """Names of the filters loaded."""
-    disk: Literal["kernel", "none"]
-    """Whether the kernel holds `disk_bytes`."""
     capabilities: tuple[str, ...] = ()
     """Those that uid 0 inside holds over its own user namespace."""
+    backend: str = ""
+    """Who holds the limits: `cgroup2`, `cgroup1` or `sampling`."""
+    limits: tuple[LimitState, ...] = ()
+
+    def limit(self, name: LimitName) -> LimitState:
+        """Return how the limit of that name is held."""
+        return next(state for state in self.limits if state.name == name)

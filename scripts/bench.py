@@ -1,4 +1,4 @@
-"""Measures what the README claims: start to first output, round trip, program, close.
+"""Measures what the README claims: start to first output, limits, round trip, program, close.
 
     scripts/bench [--rootfs minimal] [--runs 40] [--json]
 
@@ -19,8 +19,9 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sandbox_lite import Sandbox, SandboxLiteError
-from sandbox_lite.jail import bwrap
+from sandbox_lite import Limits, Sandbox, SandboxLiteError
+from sandbox_lite.jail import bwrap, limits
+from sandbox_lite.jail.limits import delegation
 from sandbox_lite.jail.programs import find_bwrap
 from sandbox_lite.jail.rootfs.store import Store
 
@@ -63,9 +64,50 @@ class Times:
         self.of.setdefault(name, []).append(timed(action))
 
 
+def bare_group() -> Path | None:
+    """Return a group of version 2 without controllers that can be written, if there is one.
+
+    Where version 1 has the controllers, what version 2 costs can be had so: the same directory and
+    the same write of a pid, with nothing to count behind them.
+    """
+    for mount in delegation.mounts():
+        if mount.version == 2 and not (mount.point / "cgroup.controllers").read_text().strip():
+            path = mount.point / "sandbox-lite-bench"
+            with contextlib.suppress(OSError):
+                path.mkdir()
+                path.rmdir()
+                return path
+    return None
+
+
+def group_round(path: Path, times: Times) -> None:
+    """Make a group, move a process into it, and remove it again."""
+    child = subprocess.Popen(["sleep", "100"])
+
+    def enter() -> None:
+        path.mkdir()
+        (path / "cgroup.procs").write_text(str(child.pid))
+
+    def leave() -> None:
+        path.rmdir()
+
+    try:
+        times.note("cgroup v2, no controllers: make, enter", enter)
+    finally:
+        child.kill()
+        child.wait()
+    times.note("cgroup v2, no controllers: remove", leave)
+
+
 def one_round(rootfs: str, tree: Path, times: Times) -> None:
     """Measure everything once, or a few times where it is quick."""
     times.note("plain bwrap, echo", lambda: plain(tree))
+    unbounded = Sandbox(rootfs, limits=Limits.none())
+    times.note("the same without limits", lambda: (unbounded.open(), unbounded.run("echo hi")))
+    unbounded.close()
+    group = bare_group()
+    if group is not None:
+        group_round(group, times)
     sandbox = Sandbox(rootfs)
     times.note("start to first output", lambda: (sandbox.open(), sandbox.run("echo hi")))
     with sandbox_closed(sandbox, times):
@@ -127,16 +169,21 @@ def main() -> int:
         }
         for name, values in times.items()
     }
+    overhead = (rows["start to first output"]["p50_ms"] or 0.0) - (
+        rows["the same without limits"]["p50_ms"] or 0.0
+    )
     if arguments.json:
-        print(json.dumps(rows, indent=2))
+        print(json.dumps(rows | {"limits_overhead_ms": round(overhead, 3)}, indent=2))
     else:
-        print(f"{'':28}{'p50 ms':>10}{'p99 ms':>10}{'x plain bwrap':>15}{'bar ms':>9}")
+        print(f"{'':40}{'p50 ms':>10}{'p99 ms':>10}{'x plain bwrap':>15}{'bar ms':>9}")
         for name, row in rows.items():
             bar = "" if row["bar_ms"] is None else f"{row['bar_ms']:.0f}"
             print(
-                f"{name:28}{row['p50_ms']:10.2f}{row['p99_ms']:10.2f}"
+                f"{name:40}{row['p50_ms']:10.2f}{row['p99_ms']:10.2f}"
                 f"{row['ratio_to_plain_bwrap']:15.2f}{bar:>9}"
             )
+        backend, probe = limits.choose()
+        print(f"limits ({backend.name}: {probe.detail}) add {overhead:.2f} ms to a start")
     missed = [name for name, bar in BARS_MS.items() if (rows[name]["p50_ms"] or 0) > bar]
     return 1 if missed else 0
 

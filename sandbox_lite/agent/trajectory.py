@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import sandbox_lite
 from sandbox_lite.agent.tools.tool import Observation, ToolCall
 from sandbox_lite.errors import HostError, SandboxLiteError, TaskError
-from sandbox_lite.spec import Enforcement, Limits, Mount, SandboxSpec
+from sandbox_lite.spec import Enforcement, Limits, LimitState, Mount, SandboxSpec
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -276,15 +276,18 @@ def _ours(header: Json, text: str, path: Path) -> Trajectory:
         directories=tuple(header.get("directories") or DIRECTORIES),
         started=header.get("started", ""),
         spec=_spec(header["spec"]) if header.get("spec") else None,
-        enforcement=Enforcement(**_tuples(_known(Enforcement, enforcement)))
-        if enforcement
-        else None,
+        enforcement=_enforcement(enforcement) if enforcement else None,
         steps=tuple(_step(line) for line in found if line.get("kind") == "step"),
         stop=StopReason(end["stop"]) if end.get("stop") else None,
         answer=end.get("answer"),
         error=end.get("error"),
         hint=end.get("hint"),
     )
+
+
+def _enforcement(data: Json) -> Enforcement:
+    limits = tuple(LimitState(**_known(LimitState, one)) for one in data.get("limits") or ())
+    return Enforcement(**(_tuples(_known(Enforcement, data)) | {"limits": limits}))
 
 
 def _step(line: Json) -> Step:
@@ -320,13 +323,13 @@ def _spec(data: Json) -> SandboxSpec | None:
         mounts: Iterable[Json] = data.get("mounts") or ()
         parts: Json = {
             "env": {},
-            "limits": Limits(**_known(Limits, data["limits"])),
+            "limits": Limits(**_tuples(_known(Limits, data["limits"]))),
             "mounts": tuple(
                 Mount(**(_known(Mount, m) | {"source": m["source"] and Path(m["source"])}))
                 for m in mounts
             ),
         }
-        return SandboxSpec(**(_known(SandboxSpec, data) | parts))
+        return SandboxSpec(**(_tuples(_known(SandboxSpec, data)) | parts))
     except (SandboxLiteError, KeyError, TypeError):
         return None  # another version's vocabulary; the steps are what is wanted
 

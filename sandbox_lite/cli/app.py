@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import sandbox_lite
-from sandbox_lite.cli import config, demo, doctor, execute, replay, rootfs, shell, signals
+from sandbox_lite.cli import config, demo, doctor, execute, kept, replay, rootfs, shell, signals
 from sandbox_lite.cli import run as running
 from sandbox_lite.cli.terminal import debugging, fail
 from sandbox_lite.errors import HostError, SandboxLiteError, SpecError
@@ -70,6 +70,7 @@ def _main(
       sandbox-lite run "TASK" --input DIR        let a model solve a task
       sandbox-lite exec -- python3 -c 'print(1)' run a program in a fresh sandbox
       sandbox-lite shell                         look round in one yourself
+      sandbox-lite create --name work            keep one; exec, shell, cp, rm take its name
     """
 
 
@@ -79,6 +80,13 @@ for name, command in (
     ("shell", shell.shell),
     ("replay", replay.replay),
     ("demo", demo.demo),
+    ("create", kept.create),
+    ("ps", kept.ps),
+    ("stats", kept.stats),
+    ("logs", kept.logs),
+    ("cp", kept.cp),
+    ("rm", kept.rm),
+    ("prune", kept.prune),
     ("doctor", doctor.doctor),
 ):
     settings = {"allow_interspersed_args": False} if name == "exec" else {}

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sandbox_lite.cli.terminal import console, emit, one_line, visible
 from sandbox_lite.errors import SandboxLiteError
 from sandbox_lite.spec import format_size
+
+if TYPE_CHECKING:
+    from sandbox_lite.jail.host import Check
 
 _NEEDED = ("system", "bubblewrap", "sandbox", "data")
 """Without these no sandbox can be made."""
@@ -30,7 +33,7 @@ def doctor(
     from sandbox_lite.jail import host
     from sandbox_lite.jail.rootfs.store import Store
 
-    checks = host.checks()
+    checks = (*host.checks(), _limits())
     good = all(check.ok for check in checks if check.name in _NEEDED)
     trouble = None
     try:
@@ -62,6 +65,20 @@ def doctor(
         _line(None, "rootfs", "none is built yet", hint)
     screen.print("A sandbox can be made here." if good else "No sandbox can be made here.")
     return 0 if good else 125
+
+
+def _limits() -> Check:
+    """Return who would hold the limits of a sandbox here, and what would be firmer."""
+    from sandbox_lite.jail import limits
+    from sandbox_lite.jail.host import Check
+
+    try:
+        rung, probe = limits.choose()
+    except SandboxLiteError as error:
+        return Check(name="limits", ok=False, detail=error.message, hint=error.hint or "")
+    kernel = ", ".join(sorted(probe.holds)) or "none of them"
+    detail = f"{rung.name}: {probe.detail}; the kernel counts {kernel}, disk and /dev/shm"
+    return Check(name="limits", ok=True, detail=detail, hint=limits.remedy(rung))
 
 
 def _line(ok: bool | None, name: str, detail: str, hint: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import dataclasses
 import os
 import sys
 from pathlib import Path
@@ -15,12 +16,12 @@ from sandbox_lite import config
 from sandbox_lite.cli import transfer
 from sandbox_lite.cli.terminal import emit, say_in_force, status
 from sandbox_lite.errors import SpecError
-from sandbox_lite.spec import Limits, Mount, Outcome
+from sandbox_lite.spec import LIMIT_NAMES, Mount, Outcome, format_size
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from sandbox_lite.spec import CommandResult, Enforcement
+    from sandbox_lite.spec import CommandResult, Enforcement, LimitName
 
 TIMED_OUT = 124
 """As of timeout(1)."""
@@ -31,6 +32,27 @@ Rootfs = Annotated[
 ]
 Network = Annotated[
     str | None, typer.Option("--network", metavar="MODE", help="none, or host (unsafe).")
+]
+Memory = Annotated[
+    str | None, typer.Option("--memory", metavar="SIZE", help="Of all its processes, as 512MiB.")
+]
+Cpus = Annotated[
+    str | None, typer.Option("--cpus", metavar="N", help="Processors' worth of time, as 0.5.")
+]
+Pids = Annotated[
+    str | None, typer.Option("--pids", metavar="N", help="Processes and threads at once.")
+]
+Disk = Annotated[
+    str | None, typer.Option("--disk", metavar="SIZE", help="What it may write, as 512MiB.")
+]
+Wall = Annotated[
+    str | None, typer.Option("--wall", metavar="SECONDS", help="Of the whole sandbox.")
+]
+Weaker = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--allow-weaker", metavar="LIMIT", help="Go on where this host cannot hold that limit."
+    ),
 ]
 Env = Annotated[
     list[str] | None,
@@ -67,15 +89,18 @@ def execute(
         Path | None,
         typer.Option("--output", metavar="DIR", help=f"Takes {transfer.OUTPUT} at the end."),
     ] = None,
-    disk: Annotated[
-        str | None, typer.Option(metavar="SIZE", help="What it may write, such as 512MiB.")
-    ] = None,
+    memory: Memory = None,
+    cpus: Cpus = None,
+    pids: Pids = None,
+    disk: Disk = None,
+    wall: Wall = None,
+    allow_weaker: Weaker = None,
     as_json: Annotated[
         bool,
         typer.Option("--json", metavar="", help="Print one JSON object with all that happened."),
     ] = False,
 ) -> int:
-    """Run one program in a fresh sandbox, which is gone afterwards.
+    """Run one program in a fresh sandbox, which is gone afterwards, or in a kept one.
 
     Its exit code is ours: 124 after a time-out, 126 and 127 as from bash, 125 if the sandbox
     failed.
@@ -87,18 +112,25 @@ def execute(
       sandbox-lite exec --input data --output out -c 'sort input/a.txt > output/a.txt'
       sandbox-lite exec --network host -- apt-get update
       echo hello | sandbox-lite exec -- tr a-z A-Z
+      sandbox-lite exec work -- ls                 in the kept sandbox `work`, see create
     """
+    kept, words, line = _kept(words or [], line)
+    if kept is not None:
+        return _execute_kept(kept, words, line, env=env, timeout=timeout, as_json=as_json)
     from sandbox_lite.jail.sandbox import Sandbox
 
-    argv = _argv(words or [], line)
-    limits = (
-        Limits(timeout_seconds=timeout) if disk is None else Limits.of(timeout=timeout, disk=disk)
-    )
-    settings = config.load({"rootfs": rootfs, "network": network})
+    argv = _argv(words, line)
+    settings = config.load(
+        {
+            "rootfs": rootfs, "network": network, "memory": memory, "cpus": cpus, "pids": pids,
+            "disk": disk, "wall": wall,
+        }
+    )  # fmt: skip
     source, target = transfer.checked_input(input_dir), transfer.checked_output(output_dir)
     sandbox = Sandbox(
         settings.rootfs, network=settings.network, workdir=workdir, env=variables(env or ()),
-        mounts=mounts(mount or ()), limits=limits,
+        mounts=mounts(mount or ()), limits=settings.limits(timeout),
+        allow_weaker=weaker(allow_weaker),
     )  # fmt: skip
     with sandbox:
         if sys.stderr.isatty() and not as_json:  # elsewhere both streams are the program's alone
@@ -111,8 +143,62 @@ def execute(
     code = TIMED_OUT if timed_out else result.exit_code
     if as_json:
         emit(_as_json(result, enforcement, argv, code))
+    elif "wall" in result.limits_hit:
+        status(f"sandbox-lite: the sandbox's time of {settings.wall:g} s is over")
     elif timed_out:
         status(f"sandbox-lite: the command was ended after {timeout:g} s")
+    else:
+        for line in met(result, enforcement):
+            status(f"sandbox-lite: {line}")
+    return code
+
+
+def _kept(words: list[str], line: str | None) -> tuple[str | None, list[str], str | None]:
+    """Return the kept sandbox that the first word names, if it does, and what is left of the words.
+
+    `NAME -- CMD` and `NAME -c LINE` always mean one; `NAME CMD` where there is one of that name.
+    """
+    from sandbox_lite.jail.kept import registry
+
+    if line is not None or len(words) < 2:
+        return None, words, line
+    name, second, *rest = words
+    if second == "--":
+        return name, rest, None
+    if second == "-c" and rest and any(one.name == name for one in registry.records()):
+        return name, rest[1:], rest[0]
+    if any(one.name == name for one in registry.records()):
+        return name, words[1:], None
+    return None, words, line
+
+
+def _execute_kept(
+    name: str,
+    words: Sequence[str],
+    line: str | None,
+    *,
+    env: Sequence[str] | None,
+    timeout: float | None,
+    as_json: bool,
+) -> int:
+    from sandbox_lite.jail.kept.client import KeptSandbox
+
+    argv = _argv(words, line)
+    with KeptSandbox(name) as sandbox:
+        result = sandbox.exec(
+            argv, input=_stdin(), env=variables(env or ()), timeout=timeout,
+            on_output=None if as_json else _pass_on,
+        )  # fmt: skip
+        enforcement = sandbox.enforcement
+    timed_out = result.outcome is Outcome.TIMED_OUT
+    code = TIMED_OUT if timed_out else result.exit_code
+    if as_json:
+        emit(_as_json(result, enforcement, argv, code))
+    elif timed_out:
+        status("sandbox-lite: the command was ended at its time limit")
+    else:
+        for text in met(result, enforcement):
+            status(f"sandbox-lite: {text}")
     return code
 
 
@@ -122,6 +208,37 @@ def _argv(words: Sequence[str], line: str | None) -> list[str]:
     if not words:
         raise SpecError("no command is named", hint="put it behind --, or a line of bash behind -c")
     return list(words)
+
+
+def weaker(given: Sequence[str] | None) -> tuple[LimitName, ...]:
+    """Return the limits that `--allow-weaker` named.
+
+    Raises:
+        SpecError: One of them is no limit.
+    """
+    for name in given or ():
+        if name not in LIMIT_NAMES:
+            raise SpecError(
+                f"--allow-weaker: no limit {name!r}", hint=f"one of: {', '.join(LIMIT_NAMES)}"
+            )
+    return tuple(name for name in LIMIT_NAMES if name in (given or ()))
+
+
+def met(result: CommandResult, enforcement: Enforcement) -> list[str]:
+    """Return a line for each limit of the sandbox that a command met."""
+    texts = {
+        "memory": "a process was killed: it needed more than {} of memory",
+        "disk": "the disk became full: {}",
+        "shm": "/dev/shm became full: {}",
+        "pids": "processes were refused: {} at once",
+    }
+    lines = []
+    for name in result.limits_hit:
+        if name in texts:
+            value = enforcement.limit(name).value or 0
+            shown = f"{value:g}" if name == "pids" else format_size(int(value))
+            lines.append(texts[name].format(shown) + " is the limit of this sandbox")
+    return lines
 
 
 def variables(given: Sequence[str]) -> dict[str, str]:
@@ -185,6 +302,10 @@ def _as_json(
         "exit_code": code,
         "seconds": round(result.seconds, 6),
         "dropped_bytes": result.dropped_bytes,
+        "limits_hit": list(result.limits_hit),
+        "usage": dataclasses.asdict(result.usage),
+        "limits": {state.name: dataclasses.asdict(state) for state in enforcement.limits},
+        "backend": enforcement.backend,
         "rootfs": enforcement.rootfs,
         "network": enforcement.network,
         "stdout": result.stdout,

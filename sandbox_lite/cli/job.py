@@ -24,7 +24,6 @@ from sandbox_lite.cli.terminal import status
 from sandbox_lite.config import OPTIONS
 from sandbox_lite.errors import FileAccessError, HostError, SandboxLiteError, SpecError
 from sandbox_lite.jail.sandbox import Sandbox
-from sandbox_lite.spec import Limits
 
 if TYPE_CHECKING:
     from sandbox_lite.agent.prompt import Prompt
@@ -80,7 +79,7 @@ def perform(job: Job, view: View) -> JobResult:
     _checked_run_dir(job)
     sandbox = Sandbox(
         settings.rootfs, network=settings.network, workdir=prompt.working_dir,
-        limits=Limits(timeout_seconds=settings.timeout),
+        limits=settings.limits(settings.timeout),
     )  # fmt: skip
     with Model(_model_settings(job)) as model, sandbox:
         transfer.send(sandbox, job.input_dir, prompt.input_dir)

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from sandbox_lite import config
-from sandbox_lite.cli.execute import Network, Rootfs
+from sandbox_lite.cli.execute import Cpus, Disk, Memory, Network, Pids, Rootfs, Wall
 from sandbox_lite.cli.terminal import fail
 from sandbox_lite.errors import SpecError
 
@@ -40,6 +40,11 @@ def run(
     ] = None,
     rootfs: Rootfs = None,
     network: Network = None,
+    memory: Memory = None,
+    cpus: Cpus = None,
+    pids: Pids = None,
+    disk: Disk = None,
+    wall: Wall = None,
     prompt: Annotated[
         str | None, typer.Option(metavar="FILE", help="What the model is told (TOML).")
     ] = None,
@@ -97,6 +102,7 @@ def run(
             "network": network, "prompt": prompt, "max_steps": max_steps, "max_tokens": max_tokens,
             "max_seconds": max_seconds, "completion_tokens": completion_tokens,
             "temperature": temperature, "extra_body": extra_body, "timeout": timeout,
+            "memory": memory, "cpus": cpus, "pids": pids, "disk": disk, "wall": wall,
             "model_timeout": model_timeout, "model_retries": model_retries, "runs_dir": runs_dir,
         }
     )  # fmt: skip

@@ -15,10 +15,24 @@ import typer
 
 from sandbox_lite import config
 from sandbox_lite.cli import transfer
-from sandbox_lite.cli.execute import Env, Mounts, Network, Rootfs, Workdir, mounts, variables
+from sandbox_lite.cli.execute import (
+    Cpus,
+    Disk,
+    Env,
+    Memory,
+    Mounts,
+    Network,
+    Pids,
+    Rootfs,
+    Wall,
+    Weaker,
+    Workdir,
+    mounts,
+    variables,
+    weaker,
+)
 from sandbox_lite.cli.terminal import say_in_force, status
 from sandbox_lite.errors import SpecError
-from sandbox_lite.spec import Limits
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,6 +53,9 @@ bash --noprofile --rcfile <(printf '%s\n' \
 
 
 def shell(
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="A kept sandbox; else a fresh one.")
+    ] = None,
     rootfs: Rootfs = None,
     network: Network = None,
     env: Env = None,
@@ -52,14 +69,21 @@ def shell(
         Path | None,
         typer.Option("--output", metavar="DIR", help=f"Takes {transfer.OUTPUT} at the end."),
     ] = None,
+    memory: Memory = None,
+    cpus: Cpus = None,
+    pids: Pids = None,
+    disk: Disk = None,
+    wall: Wall = None,
+    allow_weaker: Weaker = None,
 ) -> int:
-    """Open a terminal in a fresh sandbox, which is gone when you leave it.
+    """Open a terminal in a fresh sandbox, which is gone when you leave it, or in a kept one.
 
     \b
     Examples:
       sandbox-lite shell
       sandbox-lite shell --network host --input data
       sandbox-lite shell --mount .:/src
+      sandbox-lite shell work                      in the kept sandbox `work`
     """
     from sandbox_lite.jail.sandbox import Sandbox
 
@@ -68,24 +92,47 @@ def shell(
             "a shell needs a terminal on its standard input and output",
             hint="without one: sandbox-lite exec -c LINE",
         )
-    settings = config.load({"rootfs": rootfs, "network": network})
+    if name is not None:
+        from sandbox_lite.jail.kept.client import KeptSandbox
+
+        with KeptSandbox(name) as kept:
+            # a shell of its own: the main one stays free for commands of others
+            with kept.interact(_line(), shell=f"terminal-{os.getpid()}") as interaction:
+                return _attached(interaction)
+    settings = config.load(
+        {
+            "rootfs": rootfs, "network": network, "memory": memory, "cpus": cpus, "pids": pids,
+            "disk": disk, "wall": wall,
+        }
+    )  # fmt: skip
     source, target = transfer.checked_input(input_dir), transfer.checked_output(output_dir)
     given = {"TERM": os.environ.get("TERM") or "dumb", **variables(env or ())}
     sandbox = Sandbox(
         settings.rootfs, network=settings.network, workdir=workdir, env=given,
-        mounts=mounts(mount or ()), limits=Limits(timeout_seconds=None),
+        mounts=mounts(mount or ()), limits=settings.limits(None),
+        allow_weaker=weaker(allow_weaker),
     )  # fmt: skip
     with sandbox:
         say_in_force(sandbox.enforcement)
         status("nothing but the output directory outlives it; leave with exit or Ctrl-D")
         transfer.send(sandbox, source)
         with transfer.fetched_at_end(sandbox, target):
-            size = os.get_terminal_size(0)
-            line = _LINE.replace("ROWS", str(size.lines)).replace("COLUMNS", str(size.columns))
-            with sandbox.interact(line) as interaction, _following(interaction), _raw(0):
-                interaction.resize(size.lines, size.columns)
-                interaction.attach(0, 1)
-                result = interaction.finish()
+            with sandbox.interact(_line()) as interaction:
+                return _attached(interaction)
+
+
+def _line() -> str:
+    size = os.get_terminal_size(0)
+    return _LINE.replace("ROWS", str(size.lines)).replace("COLUMNS", str(size.columns))
+
+
+def _attached(interaction: Interaction) -> int:
+    """Join the person's terminal to the sandbox's until the shell ends; return its exit code."""
+    size = os.get_terminal_size(0)
+    with _following(interaction), _raw(0):
+        interaction.resize(size.lines, size.columns)
+        interaction.attach(0, 1)
+        result = interaction.finish()
     return result.exit_code
 
 

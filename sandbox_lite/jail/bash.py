@@ -113,6 +113,11 @@ class Bash:
         self._modes = [*modes[:3], modes[3] & ~termios.ECHO, *modes[4:]]
         self.read_status(0)
 
+    @property
+    def pid(self) -> int:
+        """The jail's own pid of it."""
+        return self._child.inside
+
     # -- commands -----------------------------------------------------------------------------
 
     def send(self, number: int, where: str) -> None:

@@ -17,7 +17,7 @@ CAPABILITIES = ("CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_SETFCAP")
 CONTROL = "/run/sandbox-lite"
 """Where the jail sees our control directory, read-only."""
 
-LOWER, UPPER, HELD, MOUNTS = "/lower", "/upper", "/control", "/mounts"
+LOWER, UPPER, HELD, MOUNTS, SHM = "/lower", "/upper", "/control", "/mounts", "/shm"
 """Names in the outer mount namespace: the jail's mountinfo shows them instead of host paths."""
 
 
@@ -42,11 +42,11 @@ def identity(*, hostname: str, uid: int = 0, gid: int = 0) -> tuple[str, ...]:
     )  # fmt: skip
 
 
-def devices(*, shm_bytes: int, hidden: Sequence[str] = ()) -> tuple[str, ...]:
+def devices(*, shm_bytes: int | None = None, hidden: Sequence[str] = ()) -> tuple[str, ...]:
     """Return the words for /proc and a /dev of which only /dev/shm takes files, and few.
 
     Args:
-        shm_bytes: Size of /dev/shm.
+        shm_bytes: Size of /dev/shm; None is the one that the outer bwrap holds.
         hidden: Files below /proc to cover, and directories, whose names end with a slash.
     """
     # bwrap's own cover of these looks whether their directory can be written, but what root of
@@ -60,11 +60,13 @@ def devices(*, shm_bytes: int, hidden: Sequence[str] = ()) -> tuple[str, ...]:
         # bound without --dev-bind it opens for nobody
         empty = ("--size", "4096", "--tmpfs") if path.endswith("/") else ("--ro-bind", "/dev/null")
         covered += [*empty, path.rstrip("/")]
+    shm: tuple[str, ...] = ("--bind", SHM, "/dev/shm")
+    if shm_bytes is not None:
+        shm = ("--size", str(shm_bytes), "--perms", "1777", "--tmpfs", "/dev/shm")
     # bwrap's /dev is a tmpfs of half the memory: read-only it takes nothing, pts and shm go on
     return (
         "--proc", "/proc", *covered, "--dev", "/dev",
-        "--size", str(shm_bytes), "--perms", "1777", "--tmpfs", "/dev/shm",
-        "--remount-ro", "/dev",
+        *shm, "--remount-ro", "/dev",
     )  # fmt: skip
 
 
@@ -83,17 +85,26 @@ def overlay(lowers: int) -> tuple[str, ...]:
     return (*sources, "--overlay", f"{UPPER}/upper", f"{UPPER}/work", "/")
 
 
+def sized(size_bytes: int | None) -> tuple[str, ...]:
+    """Return the words that bound the `--tmpfs` behind them; without, it takes half the memory."""
+    return () if size_bytes is None else ("--size", str(size_bytes))
+
+
 def mount(one: Mount, number: int) -> tuple[str, ...]:
     """Return the words for one further mount, held by the outer bwrap under its number."""
     if one.mode == "tmpfs":
-        size = () if one.size_bytes is None else ("--size", str(one.size_bytes))
-        return (*size, "--tmpfs", one.target)
+        return (*sized(one.size_bytes), "--tmpfs", one.target)
     option = "--bind" if one.mode == "bind" else "--ro-bind"
     return (option, f"{MOUNTS}/{number}", one.target)
 
 
 def holder(
-    *, lowers: Sequence[Path], upper: Sequence[str], mounts: Sequence[Mount], control_bytes: int
+    *,
+    lowers: Sequence[Path],
+    upper: Sequence[str],
+    mounts: Sequence[Mount],
+    control_bytes: int,
+    shm_bytes: int | None = None,
 ) -> tuple[str, ...]:
     """Return the words for the outer bwrap: it holds every source under a neutral name.
 
@@ -112,7 +123,8 @@ def holder(
             option = "--bind" if one.mode == "bind" else "--ro-bind"
             words += [option, str(one.source), f"{MOUNTS}/{number}"]
     words += upper
-    words += ["--size", str(control_bytes), "--perms", "0755", "--tmpfs", HELD]
+    words += [*sized(shm_bytes), "--perms", "1777", "--tmpfs", SHM]
+    words += [*sized(control_bytes), "--perms", "0755", "--tmpfs", HELD]
     return tuple(words)
 
 

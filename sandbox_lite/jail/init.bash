@@ -23,7 +23,10 @@ while IFS=' ' read -r -u 3 verb key word; do
   shell)
     # Without job control the subshell leads no process group, so setsid need not fork and $! is
     # the shell itself; such a child is born ignoring INT and QUIT, which the trap takes back.
+    # Inherited by all that it starts: before process 1, and before anything of the host's, the
+    # kernel kills these where memory runs short. Raising it needs no privilege.
     ( trap - INT QUIT
+      echo 500 >/proc/self/oom_score_adj
       cd -- "$SANDBOX_WORKDIR"
       unset SANDBOX_WORKDIR
       exec setsid --ctty bash --noprofile --rcfile "$C/$key/rc" --noediting -i \
@@ -35,6 +38,7 @@ while IFS=' ' read -r -u 3 verb key word; do
     exec 7<"$C/$key/in"
     set -m # a process group of its own, to be ended as one
     ( exec <&7 >"$C/$key/out" 2>"$C/$key/$word" 3<&- 4>&- 7<&-
+      echo 500 >/proc/self/oom_score_adj
       . "$C/$key/text" ) &
     set +m
     exec 7<&-
@@ -43,6 +47,10 @@ while IFS=' ' read -r -u 3 verb key word; do
   kill)
     kill -s "$word" -- "-${child[$key]}"
     printf 'sent %s %s\n' "$key" "$?" >&4 ;;
+  stop)
+    # of all at once, under the lock that fork takes too: nothing that forks without end escapes it
+    kill -s STOP -- -1
+    printf 'stopped %s 0\n' "$key" >&4 ;;
   wait)
     wait "${child[$key]}"
     printf 'ended %s %s\n' "$key" "${lost[$key]:-$?}" >&4

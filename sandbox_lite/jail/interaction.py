@@ -56,6 +56,20 @@ class Interaction:
         self._spawn.logfile_read = _Log(output)
 
     @property
+    def terminal(self) -> int:
+        """Descriptor of the terminal's master, which stays its owner's."""
+        return self._terminal
+
+    @property
+    def over(self) -> bool:
+        """Whether the program has ended."""
+        return self._over()
+
+    def result(self, timeout: float | None) -> CommandResult:
+        """Return what happened to the program, whose terminal somebody else has read."""
+        return self._finish(timeout)
+
+    @property
     def before(self) -> str:
         """What the program printed before the last match of `expect`."""
         before: object = self._spawn.before

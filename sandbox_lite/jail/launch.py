@@ -34,6 +34,8 @@ class LaunchFds:
 
     outer_status: int
     inner_status: int
+    block: int
+    """The outer bwrap waits for it before it becomes the inner one."""
     seccomp: int
     arguments: int
     """Holds further words for the inner bwrap, each ended by a NUL."""
@@ -84,6 +86,9 @@ def launch(
     argv_of: Callable[[LaunchFds], Sequence[str]],
     *,
     filter_name: seccomp.FilterName,
+    spawning: Callable[[], contextlib.AbstractContextManager[None]],
+    enter: Callable[[int], None],
+    protect: Callable[[int, int], None],
     hidden: Sequence[str] = (),
     fds: Sequence[int] = (),
 ) -> Supervisor:
@@ -93,6 +98,9 @@ def launch(
         stack: Closes the descriptors, kills process 1 and waits for bwrap.
         argv_of: Makes the command from the numbers of the descriptors.
         filter_name: The system call filter to load.
+        spawning: Gives the context in which a thread starts the first bwrap.
+        enter: Takes in the process that becomes the sandbox, before it can start another.
+        protect: Is given the outer bwrap's child and process 1, before that is asked for anything.
         hidden: Words for the inner bwrap that `ps` on the host must not show.
         fds: Further descriptors that the command names.
 
@@ -101,6 +109,7 @@ def launch(
 
     Raises:
         LaunchError: It did not start; `stderr` is what bwrap said.
+        HostError: `enter` or `protect` could not do it.
     """
     deadline = time.monotonic() + START_SECONDS
     children: list[subprocess.Popen[bytes]] = []
@@ -116,12 +125,14 @@ def launch(
         inner_read, inner_write = _pipe(stack, ours)
         reports, reports_write = _pipe(stack, ours)
         requests_read, requests = _pipe(ours, ours)
+        blocked, unblock = _pipe(ours, ours)
         errors, errors_write = _pipe(stack, ours)
         filter_fd = seccomp.pipe_of(filter_name)
         ours.callback(os.close, filter_fd)
         named = LaunchFds(
             outer_status=outer_write.fileno(),
             inner_status=inner_write.fileno(),
+            block=blocked.fileno(),
             seccomp=filter_fd,
             arguments=_memory(ours, b"".join(os.fsencode(word) + b"\0" for word in hidden)),
         )
@@ -135,6 +146,7 @@ def launch(
             # Ctrl-C of a terminal goes to every process of the foreground group: it is ours to
             # interrupt the command, and the sandbox must outlive it
             new_session=True,
+            within=spawning,
             own=own,
         )
         try:
@@ -142,8 +154,11 @@ def launch(
             for end in (outer_write, inner_write, reports_write, errors_write):
                 end.close()
             holder = _read_child_pid(outer_read.fileno(), deadline, "outer")
+            enter(holder)
+            unblock.close()
             first = _read_child_pid(inner_read.fileno(), deadline, "inner")
             pidfd = _own(stack, first)
+            protect(holder, first)
             supervisor = _supervisor(stack, holder, first, pidfd, requests, reports)
             supervisor.await_ready(deadline - time.monotonic())
         except (LaunchError, SandboxClosedError, OSError) as error:
@@ -179,6 +194,7 @@ def _supervisor(
         requests=FileIO(os.dup(requests.fileno()), "wb"),
         reports=reports,
         pid=first,
+        holder=holder,
         pidfd=pidfd,
         control=control,
     )

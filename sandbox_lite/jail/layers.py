@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import os
 import secrets
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from sandbox_lite.errors import HostError
-from sandbox_lite.jail import places
+from sandbox_lite.jail import bwrap, janitor, places
 from sandbox_lite.jail.bwrap import UPPER
-from sandbox_lite.jail.janitor import Janitor
 from sandbox_lite.jail.orphans import kill_orphans
 from sandbox_lite.jail.owner import Owner
 from sandbox_lite.jail.removal import remove_tree
@@ -22,9 +21,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _OWNER = "owner.json"
-_janitor = Janitor()
-os.register_at_fork(after_in_child=_janitor.after_fork)
-atexit.register(_janitor.dismiss)
 _guarded: set[int] = set()
 
 
@@ -37,25 +33,34 @@ def guard() -> None:
     kill_orphans()
     # a host that cannot start one more program will say so about the sandbox itself
     with contextlib.suppress(OSError):
-        _janitor.start()
+        janitor.SHARED.start()
 
 
-def tmpfs_upper(size_bytes: int) -> ArgvPart:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Upper:
+    """An upper layer."""
+
+    part: ArgvPart
+    path: Path | None = None
+    """Where it is on the host; a tmpfs is nowhere."""
+
+
+def tmpfs_upper(size_bytes: int | None) -> ArgvPart:
     """Return the part for an upper layer in a tmpfs that only this sandbox's mounts hold.
 
     bwrap's own temporary overlay has no size: one `dd` could fill half of the host's memory.
     """
     return ArgvPart(
         outer=(
-            "--size", str(size_bytes), "--perms", "0755", "--tmpfs", UPPER,
+            *bwrap.sized(size_bytes), "--perms", "0755", "--tmpfs", UPPER,
             "--dir", f"{UPPER}/upper", "--dir", f"{UPPER}/work",
         )
     )  # fmt: skip
 
 
 @contextlib.contextmanager
-def directory_upper() -> Iterator[ArgvPart]:
-    """Yield the part for an upper layer in a directory, which goes with the sandbox.
+def directory_upper() -> Iterator[Upper]:
+    """Yield an upper layer in a directory, which goes with the sandbox.
 
     Raises:
         HostError: The directory cannot be made.
@@ -65,12 +70,12 @@ def directory_upper() -> Iterator[ArgvPart]:
     path = base / f"{os.getpid()}-{secrets.token_hex(6)}"
     try:
         _make(path)
-        yield ArgvPart(outer=("--bind", str(path), UPPER))
+        yield Upper(part=ArgvPart(outer=("--bind", str(path), UPPER)), path=path / "upper")
     finally:
         # a forked child may drop its copy of this generator, which runs this block there too
         if pid == os.getpid():
             remove_tree(path)
-            _janitor.forget(path)
+            janitor.SHARED.forget(path)
 
 
 def _make(path: Path) -> None:
@@ -78,7 +83,7 @@ def _make(path: Path) -> None:
         path.mkdir(parents=True, mode=0o700)
         # the owner first: a sweep at this moment must see who it is
         (path / _OWNER).write_text(Owner.current().to_json())
-        _janitor.watch(path)
+        janitor.SHARED.watch(path)
         (path / "upper").mkdir(mode=0o755)
         (path / "work").mkdir()
     except OSError as error:
@@ -89,11 +94,11 @@ def _make(path: Path) -> None:
 
 
 def upper(
-    kind: Literal["tmpfs", "directory"], size_bytes: int
-) -> contextlib.AbstractContextManager[ArgvPart]:
+    kind: Literal["tmpfs", "directory"], size_bytes: int | None
+) -> contextlib.AbstractContextManager[Upper]:
     """Return the context manager of an upper layer of that kind."""
     if kind == "tmpfs":
-        return contextlib.nullcontext(tmpfs_upper(size_bytes))
+        return contextlib.nullcontext(Upper(part=tmpfs_upper(size_bytes)))
     return directory_upper()
 
 

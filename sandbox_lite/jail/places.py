@@ -44,6 +44,11 @@ def run_dir() -> Path:
     return _place("run", lambda name: platformdirs.user_cache_path(name) / "run")
 
 
+def kept_dir() -> Path:
+    """Return the directory of the sandboxes that are kept, which outlive programs."""
+    return _place("kept", lambda name: platformdirs.user_state_path(name) / "kept")
+
+
 def config_file() -> Path:
     """Return the path of the user's configuration file; it may not exist."""
     return _place("config", platformdirs.user_config_path) / "config.toml"

@@ -78,7 +78,16 @@ class _Spawner:
     def __init__(self) -> None:
         self.pid = os.getpid()
         self._jobs: queue.SimpleQueue[_Job] = queue.SimpleQueue()
+        self.pieces: queue.SimpleQueue[_Piece] = queue.SimpleQueue()
         threading.Thread(target=self._serve, name="sandbox-lite spawner", daemon=True).start()
+        threading.Thread(
+            target=self._serve_pieces, name="sandbox-lite starter", daemon=True
+        ).start()
+
+    def _serve_pieces(self) -> None:
+        while True:
+            # several starts go on at once
+            threading.Thread(target=self.pieces.get().run, daemon=True).start()
 
     def _serve(self) -> None:
         while True:
@@ -107,6 +116,62 @@ class _Spawner:
         if interrupt is not None:
             raise interrupt
         return process
+
+
+class _Piece:
+    """Work that runs to its end once it has begun, whatever happens to whoever waits for it."""
+
+    def __init__(self, work: Callable[[], object]) -> None:
+        self._work = work
+        self._lock = threading.Lock()
+        self._taken = False
+        self._ended = threading.Event()
+        self._error: BaseException | None = None
+
+    def _take(self) -> bool:
+        with self._lock:
+            taken, self._taken = self._taken, True
+            return not taken
+
+    def run(self) -> None:
+        if not self._take():
+            return
+        try:
+            self._work()
+        except BaseException as error:  # noqa: BLE001  # raised again by whoever waits
+            self._error = error
+        finally:
+            self._ended.set()
+
+    def await_end(self) -> None:
+        """Wait, unless it never begins."""
+        while not self._ended.is_set() and not self._take():
+            self._ended.wait()
+
+    def finish(self) -> None:
+        self._ended.wait()
+        if self._error is not None:
+            raise self._error
+
+
+def uninterrupted(work: Callable[[], object]) -> None:
+    """Run work where Python raises no KeyboardInterrupt, and raise one only when it is done.
+
+    Ctrl-C between any two steps of a start would lose what the first has made. Python raises it
+    in the main thread alone.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        work()
+        return
+    spawner = _spawner()
+    piece = _Piece(work)
+    try:
+        # either it is in the queue or it is not: nothing in between can be interrupted
+        spawner.pieces.put(piece)
+        piece.finish()
+    except KeyboardInterrupt:
+        piece.await_end()
+        raise
 
 
 _lock = threading.Lock()
@@ -140,6 +205,7 @@ def spawn(
     stderr: int | IO[bytes] = subprocess.DEVNULL,
     env: Mapping[str, str] | None = None,
     new_session: bool = False,
+    within: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext,
     own: Callable[[subprocess.Popen[bytes]], object] = lambda process: None,
 ) -> subprocess.Popen[bytes]:
     """Start a program from a thread that outlives the caller.
@@ -153,6 +219,7 @@ def spawn(
         env: Its whole environment, by default an empty one: what bwrap is started with shows
             in the jail's /proc.
         new_session: Put it into a session of its own, out of reach of the terminal's Ctrl-C.
+        within: Gives the context in which the thread that starts it does so.
         own: Told of the child, also where Ctrl-C keeps it from being returned.
 
     Returns:
@@ -163,15 +230,16 @@ def spawn(
     """
 
     def work() -> subprocess.Popen[bytes]:
-        return subprocess.Popen(
-            (*_reset_words(), *argv),
-            pass_fds=fds,
-            stdin=stdin,
-            stdout=stdout,
-            stderr=stderr,
-            env=dict(env or {}),
-            start_new_session=new_session,
-        )
+        with within():
+            return subprocess.Popen(
+                (*_reset_words(), *argv),
+                pass_fds=fds,
+                stdin=stdin,
+                stdout=stdout,
+                stderr=stderr,
+                env=dict(env or {}),
+                start_new_session=new_session,
+            )
 
     return _spawner().run(work, own)
 

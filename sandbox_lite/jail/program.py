@@ -20,6 +20,7 @@ from sandbox_lite.spec import CommandResult, Outcome
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
+    from sandbox_lite.jail.limits.meter import Meter
     from sandbox_lite.jail.pump import Drainer
     from sandbox_lite.jail.supervisor import Child, Supervisor
 
@@ -135,10 +136,17 @@ class Program:
     """One program of `Sandbox.exec` from its start to its end."""
 
     def __init__(
-        self, supervisor: Supervisor, drainer: Drainer, *, key: str, output_bytes: int
+        self,
+        supervisor: Supervisor,
+        drainer: Drainer,
+        meter: Meter,
+        *,
+        key: str,
+        output_bytes: int,
     ) -> None:
         self._supervisor = supervisor
         self._drainer = drainer
+        self._meter = meter
         self._key = key
         self._output_bytes = output_bytes
         self._ended = False
@@ -151,12 +159,14 @@ class Program:
         stdin: bytes | int | None,
         timeout: float | None,
         on_output: Callable[[str, bytes], None] | None = None,
+        cancel_fd: int | None = None,
     ) -> CommandResult:
         """Start the program, feed it, and wait for its end."""
         started = time.monotonic()
         pump = Pump(Output(self._output_bytes, self._spool(), on_output))
         with self._supervisor.in_use(), contextlib.ExitStack() as stack:
             with explained("start a program in the sandbox"):
+                span = stack.enter_context(self._meter.span(None))
                 directory = stack.enter_context(self._directory())
                 stack.enter_context(contextlib.closing(pump))
                 write_file(directory, "text", text)
@@ -170,6 +180,7 @@ class Program:
                     # process 1 opens the FIFOs: they must be there until it has
                     with self._abandoned_on_interrupt():
                         child = self._supervisor.start_program(self._key, "err")
+                        span.root = child.inside
                     # the program holds its end by now: as plain writers we see when it goes away
                     flags = os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC
                     writer = _open_writer(directory, flags, reader)
@@ -177,7 +188,9 @@ class Program:
                     os.close(reader)
                 given = b"" if stdin is None else stdin
                 with contextlib.closing(_Input(writer, given, pump)):
-                    return self._wait(child, pump, argv, started, timeout)
+                    pump.cancel_on(cancel_fd)
+                    result = self._wait(child, pump, argv, started, timeout)
+                    return self._meter.judged(result, self._meter.ending(span))
 
     @contextlib.contextmanager
     def _abandoned_on_interrupt(self) -> Iterator[None]:
@@ -262,10 +275,15 @@ class Program:
         else:
             output.spool.close()
         words = (os.fsdecode(word) if isinstance(word, bytes) else word for word in argv)
+        if self._meter.expired:
+            outcome, code = Outcome.TIMED_OUT, 128 + signal.SIGKILL
+        else:
+            outcome = Outcome.EXITED if in_time else Outcome.TIMED_OUT
+            code = self._supervisor.exit_code(child)
         return CommandResult(
             command=" ".join(words),
-            outcome=Outcome.EXITED if in_time else Outcome.TIMED_OUT,
-            exit_code=self._supervisor.exit_code(child),
+            outcome=outcome,
+            exit_code=code,
             stdout_bytes=output.text("stdout"),
             stderr_bytes=output.text("stderr"),
             merged_bytes=output.text("merged"),

@@ -7,6 +7,7 @@ import fcntl
 import os
 import select
 import threading
+from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -54,6 +55,17 @@ class Pump:
         """Watch a descriptor no longer."""
         if self._watched.pop(fd, None) is not None:
             self._poll.unregister(fd)
+
+    def cancel_on(self, fd: int | None) -> None:
+        """Raise CancelledError, once, as soon as a descriptor is readable or hung up."""
+        if fd is None:
+            return
+
+        def cancel() -> None:
+            self.unwatch(fd)
+            raise CancelledError
+
+        self.watch(fd, cancel, select.POLLIN | select.POLLRDHUP)
 
     def turn(self, seconds: float | None) -> None:
         """Wait until something is ready, at most so long, and deal with all that is."""

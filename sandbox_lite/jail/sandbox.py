@@ -9,12 +9,17 @@ import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
-from sandbox_lite.errors import LaunchError, SpecError
-from sandbox_lite.jail import bwrap, etc, host, layers
+from sandbox_lite.errors import HostError, LaunchError, SpecError
+from sandbox_lite.jail import bwrap, etc, host, janitor, layers, limits
 from sandbox_lite.jail.files import Files
+from sandbox_lite.jail.kept.client import KeptSandbox
 from sandbox_lite.jail.launch import launch
+from sandbox_lite.jail.limits import states, watchdog
+from sandbox_lite.jail.limits.disk import DirectoryDisk, TmpfsDisk
+from sandbox_lite.jail.limits.meter import Meter
+from sandbox_lite.jail.limits.processes import Processes
 from sandbox_lite.jail.network import find as find_network
-from sandbox_lite.jail.process import explained
+from sandbox_lite.jail.process import explained, uninterrupted
 from sandbox_lite.jail.program import Program, text_of
 from sandbox_lite.jail.programs import find_bwrap
 from sandbox_lite.jail.pump import Drainer
@@ -22,18 +27,20 @@ from sandbox_lite.jail.rootfs.store import Store
 from sandbox_lite.jail.seccomp import filter_path
 from sandbox_lite.jail.shell import Shell
 from sandbox_lite.jail.supervisor import script
-from sandbox_lite.spec import MIB, ArgvPart, Enforcement, Limits, SandboxSpec
+from sandbox_lite.spec import MIB, ArgvPart, Enforcement, Limits, SandboxSpec, inodes_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
     from pathlib import Path
 
     from sandbox_lite.jail import seccomp
     from sandbox_lite.jail.interaction import Interaction
     from sandbox_lite.jail.launch import LaunchFds
+    from sandbox_lite.jail.layers import Upper
+    from sandbox_lite.jail.limits.backend import Box
     from sandbox_lite.jail.rootfs.store import Rootfs
     from sandbox_lite.jail.supervisor import Supervisor
-    from sandbox_lite.spec import CommandResult, Mount
+    from sandbox_lite.spec import CommandResult, LimitName, Mount, SandboxStats
 
 CONTROL_BYTES = 512 * MIB
 """Of the control directory, where output too long to return is kept for reading inside."""
@@ -51,6 +58,8 @@ _BASE_ENV = {
 }
 
 
+_PLACE = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+
 _FILTER: seccomp.FilterName = "fakeroot"
 
 
@@ -67,7 +76,8 @@ class _Command:
         program, *words = self.outer
         inner, *inner_words = self.inner
         return (
-            program, "--json-status-fd", str(fds.outer_status), *words,
+            program, "--json-status-fd", str(fds.outer_status), "--block-fd", str(fds.block),
+            *words,
             "--", inner, "--json-status-fd", str(fds.inner_status), *inner_words,
             # a token in a variable must not show in the host's `ps`
             "--args", str(fds.arguments), "--seccomp", str(fds.seccomp),
@@ -95,6 +105,8 @@ class Sandbox:
         env: Mapping[str, str] | None = None,
         mounts: Sequence[Mount] = (),
         limits: Limits | None = None,
+        allow_weaker: Collection[LimitName] = (),
+        require: str | None = None,
         store: Store | None = None,
     ) -> None:
         """Ask for a sandbox; it starts with the `with` block, or `open`.
@@ -106,6 +118,8 @@ class Sandbox:
             env: Further environment variables of all commands.
             mounts: Directories of the host to show inside.
             limits: Bounds; the defaults of `Limits` where None.
+            allow_weaker: Limits that were named, and may yet be held less firmly or not at all.
+            require: Who must hold the limits, such as `cgroup`; None takes the best there is.
             store: Where to look for the rootfs, if not in the user's own store.
 
         Raises:
@@ -117,6 +131,7 @@ class Sandbox:
             self.spec = SandboxSpec(
                 rootfs=rootfs, network=network, workdir=workdir, env=dict(env or {}),
                 mounts=tuple(mounts), limits=limits or Limits(),
+                allow_weaker=tuple(allow_weaker), require=require,
             )  # fmt: skip
         self._mode = find_network(self.spec.network)
         self._store = store or Store()
@@ -129,6 +144,7 @@ class Sandbox:
         self._files: Files | None = None
         self._enforcement: Enforcement | None = None
         self._drainer: Drainer | None = None
+        self._meter: Meter | None = None
 
     def __enter__(self) -> Self:
         """Open the sandbox; see `open`."""
@@ -159,7 +175,7 @@ class Sandbox:
         stack = self._stack
         try:
             with explained("start a sandbox"):
-                self._open(stack)
+                uninterrupted(lambda: self._open(stack))
         except BaseException:
             self._supervisor = None
             stack.close()
@@ -167,21 +183,91 @@ class Sandbox:
         return self
 
     def _open(self, stack: contextlib.ExitStack) -> None:
-        rootfs = stack.enter_context(self._store.lease(self.spec.rootfs))
+        spec = self.spec
+        rootfs = stack.enter_context(self._store.lease(spec.rootfs))
+        rung, probe = limits.choose(spec.require, bounded=spec.limits.bounded)
         path = find_bwrap()
-        kind = host.upper_kind(path) if self.spec.upper == "auto" else self.spec.upper
-        upper = stack.enter_context(layers.upper(kind, self.spec.limits.disk_bytes))
+        kind = host.upper_kind(path) if spec.upper == "auto" else spec.upper
+        upper = stack.enter_context(layers.upper(kind, spec.limits.disk_bytes))
+        asked = states.ask(spec.limits, kind, spec.mounts)
+        found = states.states(spec.limits, probe.holds, kind, asked, inodes=True)
+        states.check(spec, found, probe, limits.remedy(rung))
+        box = stack.enter_context(rung.box(asked))
+        self._drainer = stack.enter_context(contextlib.closing(Drainer()))
+        self._supervisor = self._launched(stack, path, rootfs, upper, box)
+        disk = self._opened_disk(stack, self._supervisor, upper)
+        self._watch(stack, self._supervisor, box, disk)
+        self._open_inside(stack, self._supervisor)
         self._enforcement = Enforcement(
             rootfs=f"{rootfs.name} {rootfs.digest}".strip(),
             upper=kind,
             network=self._mode.name,
             seccomp=(_FILTER,),
-            disk="kernel" if kind == "tmpfs" else "none",
             capabilities=bwrap.CAPABILITIES,
+            backend=rung.name,
+            limits=states.states(
+                spec.limits, box.holds, kind, asked, inodes=self._await_inodes(disk)
+            ),
         )
-        self._drainer = stack.enter_context(contextlib.closing(Drainer()))
-        self._supervisor = self._launched(stack, path, rootfs, upper)
-        self._open_inside(stack, self._supervisor)
+
+    def _opened_disk(
+        self, stack: contextlib.ExitStack, supervisor: Supervisor, upper: Upper
+    ) -> TmpfsDisk | DirectoryDisk:
+        roots: dict[LimitName, str] = {"disk": bwrap.UPPER, "shm": bwrap.SHM}
+        if upper.path is not None:
+            del roots["disk"]
+        fds: dict[LimitName, int] = {}
+        for name, root in roots.items():
+            # the outer namespace's own view: what is mounted inside cannot be in its way
+            fds[name] = os.open(f"/proc/{supervisor.holder}/root{root}", _PLACE)
+            stack.callback(os.close, fds[name])
+        if upper.path is None:
+            return TmpfsDisk(fds)
+        return DirectoryDisk(upper.path, self.spec.limits.disk_bytes, TmpfsDisk(fds))
+
+    def _bound_inodes(self, holder: int, upper: Upper) -> None:
+        """Have the number of files bounded, meanwhile."""
+        bounds = self.spec.limits
+        wanted = {}
+        if bounds.shm_bytes is not None:
+            wanted[bwrap.SHM] = inodes_of(bounds.shm_bytes)
+        if bounds.disk_bytes is not None and upper.path is None:
+            wanted[bwrap.UPPER] = inodes_of(bounds.disk_bytes)
+        # a host that cannot start one more program will say so below
+        with contextlib.suppress(OSError):
+            janitor.SHARED.bound_inodes(holder, wanted)
+
+    def _await_inodes(self, disk: TmpfsDisk | DirectoryDisk) -> bool:
+        """Wait until it is; refuse a sandbox whose disk was named where it cannot be."""
+        bounds = self.spec.limits
+        if isinstance(disk, DirectoryDisk) or bounds.disk_bytes is None:
+            return True
+        if disk.await_inodes(inodes_of(bounds.disk_bytes)):
+            return True
+        if "disk" in bounds.named and "disk" not in self.spec.allow_weaker:
+            raise HostError(
+                "the number of files on the sandbox's disk cannot be bounded here",
+                hint="leave the limit disk out, or allow less by name: allow_weaker={'disk'}",
+            )
+        return False
+
+    def _watch(
+        self,
+        stack: contextlib.ExitStack,
+        supervisor: Supervisor,
+        box: Box,
+        disk: TmpfsDisk | DirectoryDisk,
+    ) -> None:
+        proc = os.open(f"/proc/{supervisor.pid}/root/proc", _PLACE)
+        stack.callback(os.close, proc)
+        dog = watchdog.shared()
+        meter = Meter(
+            self.spec.limits, box, Processes(proc), disk,
+            end=supervisor.expire, stop_all=supervisor.stop_all,
+            wake=lambda: dog.wake(meter),
+        )  # fmt: skip
+        self._meter = meter
+        stack.enter_context(dog.watching(meter))
 
     def _command(self, path: Path, rootfs: Rootfs, upper: ArgvPart) -> _Command:
         """Join all parts to the one command that makes this sandbox."""
@@ -195,14 +281,18 @@ class Sandbox:
         outer = (
             *libraries,
             *bwrap.holder(
-                lowers=lowers, upper=upper.outer, mounts=mounts, control_bytes=CONTROL_BYTES
+                lowers=lowers,
+                upper=upper.outer,
+                mounts=mounts,
+                control_bytes=CONTROL_BYTES,
+                shm_bytes=spec.limits.shm_bytes,
             ),
         )
         words = (
             *bwrap.namespaces(network_host=self._mode.shares_host),
             *bwrap.identity(hostname=spec.hostname),
             *bwrap.overlay(len(lowers)),
-            *bwrap.devices(shm_bytes=spec.limits.shm_bytes, hidden=host.hidden()),
+            *bwrap.devices(hidden=host.hidden()),
             *(word for n, one in enumerate(mounts) for word in bwrap.mount(one, n)),
             "--ro-bind", bwrap.HELD, bwrap.CONTROL,
             "--dir", spec.workdir, "--chdir", "/",
@@ -216,17 +306,26 @@ class Sandbox:
         )
 
     def _launched(
-        self, stack: contextlib.ExitStack, path: Path, rootfs: Rootfs, upper: ArgvPart
+        self, stack: contextlib.ExitStack, path: Path, rootfs: Rootfs, upper: Upper, box: Box
     ) -> Supervisor:
-        command = self._command(path, rootfs, upper)
+        command = self._command(path, rootfs, upper.part)
+
+        def protect(holder: int, first: int) -> None:
+            box.protect(first)
+            # only now is the outer namespace made: bwrap tells its child's pid before
+            self._bound_inodes(holder, upper)
+
         self._printable = command.printable()
         try:
             return launch(
                 stack,
                 command.argv,
                 filter_name=_FILTER,
+                spawning=box.spawning,
+                enter=box.enter,
+                protect=protect,
                 hidden=command.environment,
-                fds=upper.fds,
+                fds=upper.part.fds,
             )
         except LaunchError as error:
             known = host.explain(error.stderr, path)
@@ -275,9 +374,11 @@ class Sandbox:
         with supervisor.in_use(), self._shells_lock:
             if name not in self._shells:
                 assert self._drainer is not None
+                assert self._meter is not None
                 self._shells[name] = Shell(
-                    supervisor, self._drainer, name=name, output_bytes=self.spec.limits.output_bytes
-                )
+                    supervisor, self._drainer, self._meter,
+                    name=name, output_bytes=self.spec.limits.output_bytes,
+                )  # fmt: skip
             return self._shells[name]
 
     def run(
@@ -287,6 +388,7 @@ class Sandbox:
         timeout: float | None = None,
         merge: bool = False,
         on_output: Callable[[str, bytes], None] | None = None,
+        cancel_fd: int | None = None,
     ) -> CommandResult:
         """Run a command in the persistent shell; see `Shell.run`.
 
@@ -295,6 +397,8 @@ class Sandbox:
             timeout: Seconds; None means `limits.timeout_seconds`.
             merge: One pipe for both streams, so that their order is exact.
             on_output: Called with `"stdout"` or `"stderr"` and bytes while they come.
+            cancel_fd: A descriptor; when it can be read, or is hung up, the command is ended and
+                `concurrent.futures.CancelledError` raised.
 
         Returns:
             What happened; a failing or timed out command is a result.
@@ -304,7 +408,9 @@ class Sandbox:
             ShellDiedError: The shell ended and no other could be started.
         """
         seconds = self.spec.limits.timeout_seconds if timeout is None else timeout
-        return self.shell().run(command, timeout=seconds, merge=merge, on_output=on_output)
+        return self.shell().run(
+            command, timeout=seconds, merge=merge, on_output=on_output, cancel_fd=cancel_fd
+        )
 
     def interact(self, command: str | bytes) -> contextlib.AbstractContextManager[Interaction]:
         """Run an interactive program on the shell's terminal; use the result with `with`."""
@@ -319,6 +425,7 @@ class Sandbox:
         cwd: str | None = None,
         timeout: float | None = None,
         on_output: Callable[[str, bytes], None] | None = None,
+        cancel_fd: int | None = None,
     ) -> CommandResult:
         """Run a program beside the shell, any number at once from any thread.
 
@@ -330,6 +437,8 @@ class Sandbox:
             cwd: Its directory; `workdir` by default. Exit code 126 if it cannot be entered.
             timeout: Seconds; then its process group gets SIGTERM and SIGKILL.
             on_output: Called with `"stdout"` or `"stderr"` and bytes while they come.
+            cancel_fd: A descriptor; when it can be read, or is hung up, the command is ended and
+                `concurrent.futures.CancelledError` raised.
 
         Returns:
             What happened; 127 where there is no such program, 126 where it cannot be run.
@@ -341,14 +450,16 @@ class Sandbox:
             raise SpecError("exec takes a list of words; use run for a command line")
         supervisor = self._open_supervisor()
         assert self._drainer is not None
+        assert self._meter is not None
         program = Program(
-            supervisor, self._drainer,
+            supervisor, self._drainer, self._meter,
             key=f"program-{next(self._numbers)}", output_bytes=self.spec.limits.output_bytes,
         )  # fmt: skip
         seconds = self.spec.limits.timeout_seconds if timeout is None else timeout
         return program.run(
-            argv, text=text_of(argv, env, cwd), stdin=input, timeout=seconds, on_output=on_output
-        )
+            argv, text=text_of(argv, env, cwd), stdin=input, timeout=seconds, on_output=on_output,
+            cancel_fd=cancel_fd,
+        )  # fmt: skip
 
     @property
     def files(self) -> Files:
@@ -363,6 +474,23 @@ class Sandbox:
         self._open_supervisor()
         assert self._enforcement is not None
         return self._enforcement
+
+    def stats(self) -> SandboxStats:
+        """Return what the sandbox takes just now."""
+        self._open_supervisor()
+        assert self._meter is not None
+        return self._meter.stats()
+
+    @staticmethod
+    def connect(name: str) -> KeptSandbox:
+        """Return a sandbox that `sandbox-lite create` keeps, for any process of its user.
+
+        Raises:
+            SpecError: There is none of that name.
+            HostError: It is another user's.
+            SandboxClosedError: It has ended.
+        """
+        return KeptSandbox(name)
 
     @property
     def pid(self) -> int:

@@ -28,10 +28,12 @@ from sandbox_lite.spec import CommandResult, Outcome
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from sandbox_lite.jail.limits.meter import Meter, Span
     from sandbox_lite.jail.pump import Drainer
     from sandbox_lite.jail.supervisor import Supervisor
 
 _TRIES = 3
+_KILLED = 128 + signal.SIGKILL
 _GRACE = (
     (signal.SIGINT, 0.2),
     (signal.SIGTERM, 0.1),
@@ -54,6 +56,7 @@ class _Call:
     code: int | None = None
     sent: bool = False
     names: tuple[str, ...] = ()
+    span: Span | None = None
 
     def read_status(self) -> None:
         code = self.bash.read_status(self.number)
@@ -73,13 +76,20 @@ class Shell:
     """
 
     def __init__(
-        self, supervisor: Supervisor, drainer: Drainer, *, name: str, output_bytes: int
+        self,
+        supervisor: Supervisor,
+        drainer: Drainer,
+        meter: Meter,
+        *,
+        name: str,
+        output_bytes: int,
     ) -> None:
         if re.fullmatch(r"[A-Za-z0-9_-]{1,32}", name) is None:
             raise SpecError(f"not a shell name: {name!r}", hint="use letters, digits, - and _")
         self.name = name
         self._supervisor = supervisor
         self._drainer = drainer
+        self._meter = meter
         self._output_bytes = output_bytes
         self._lock = threading.RLock()
         self._busy = False
@@ -95,7 +105,9 @@ class Shell:
     def _start(self, state: bytes) -> Bash:
         self._generation += 1
         key = f"shell-{self.name}-{self._generation}"
-        return Bash(self._supervisor, key=key, state=state)
+        bash = Bash(self._supervisor, key=key, state=state)
+        self._meter.adopt_shell(bash.pid)
+        return bash
 
     def _ready(self) -> Bash:
         """Return a live bash, a fresh one where the last has ended."""
@@ -116,6 +128,7 @@ class Shell:
                 hint=error.hint,
             ) from error
         self._bash = fresh
+        self._meter.drop_shell(bash.pid)
         bash.close()
         return fresh
 
@@ -126,6 +139,7 @@ class Shell:
         timeout: float | None = None,
         merge: bool = False,
         on_output: Callable[[str, bytes], None] | None = None,
+        cancel_fd: int | None = None,
     ) -> CommandResult:
         """Run a command and wait for its end; what it sets stays for the next.
 
@@ -134,6 +148,7 @@ class Shell:
             timeout: Seconds; then SIGINT, SIGTERM, SIGKILL to the command, at last to the shell.
             merge: Give the command one pipe for both streams, which keeps their order exactly.
             on_output: Called with `"stdout"` or `"stderr"` and bytes while they come.
+            cancel_fd: A descriptor; when it can be read, or is hung up, the command is ended.
 
         Returns:
             What happened. A failing, timed out or killed command is a result.
@@ -142,10 +157,12 @@ class Shell:
             SpecError: The command holds a NUL byte.
             SandboxClosedError: The sandbox is closed.
             ShellDiedError: The shell ended and no other could be started.
+            concurrent.futures.CancelledError: By `cancel_fd`.
         """
         with self._alone():
             for _ in range(_TRIES):
                 with self._call(command, merge=merge, on_output=on_output) as call:
+                    call.pump.cancel_on(cancel_fd)
                     if not self._never_began(call, timeout):
                         return self._complete(call, timeout)
         raise ShellDiedError(f"shell {self.name!r} ends before it runs a command")
@@ -173,7 +190,7 @@ class Shell:
         _wait(call, None if timeout is None else call.started + timeout)
         if call.code is None and call.bash.ended:
             call.pump.turn(0)
-            return not call.pump.opened
+            return not call.pump.opened and not self._meter.expired
         return False
 
     @contextlib.contextmanager
@@ -221,8 +238,9 @@ class Shell:
             started=time.monotonic(),
         )
         try:
-            self._send(call, text, merge=merge, tty=tty)
-            yield call
+            with self._meter.span(bash.pid) as call.span:
+                self._send(call, text, merge=merge, tty=tty)
+                yield call
         except BaseException:
             if call.sent and not call.over:
                 self._end(call)
@@ -278,13 +296,15 @@ class Shell:
             output.spool.close()
         outcome = Outcome.EXITED if in_time else Outcome.TIMED_OUT
         code = call.code
-        if code is None:
+        if code is None and self._meter.expired:
+            outcome, code = Outcome.TIMED_OUT, _KILLED
+        elif code is None:
             call.bash.read_state()
             code = call.bash.exit_code()
             # a shell that exits leaves its state and that very code; one that is killed cannot
             if in_time and code > 128 and call.bash.state_code != code:
                 outcome = Outcome.KILLED
-        return CommandResult(
+        result = CommandResult(
             command=call.text,
             outcome=outcome,
             exit_code=code,
@@ -296,8 +316,10 @@ class Shell:
             seconds=time.monotonic() - call.started,
             cwd=call.bash.cwd,
             background=background,
-            restarted=call.code is None,
+            restarted=call.code is None and not self._meter.expired,
         )
+        assert call.span is not None, "a command that was sent has one"
+        return self._meter.judged(result, self._meter.ending(call.span))
 
     def close(self) -> None:
         """Let go of the descriptors; the shell ends with its sandbox."""

@@ -34,6 +34,7 @@ END_SECONDS = 5.0
 RESERVE_BYTES = 64 * 1024 * 1024
 """Of the control directory, which outputs leave to the texts of commands."""
 
+_HINT = "open a fresh sandbox, with a longer limit if it needs one"
 _LINE_LIMIT = 4096
 _NUMBER = re.compile("[0-9]{1,9}")  # reports can be forged: Python's int() takes more, or raises
 _TIOCSPTLCK, _TIOCGPTN = 0x40045431, 0x80045430  # ioctl_tty(2); the same on x86-64 and aarch64
@@ -132,6 +133,8 @@ class Child:
     """A shell or program that process 1 started."""
 
     key: str
+    inside: int
+    """The jail's own pid of it."""
     pidfd: int | None
     """None where it ended before we could look."""
 
@@ -140,12 +143,21 @@ class Supervisor:
     """Talks to process 1; one request at a time, answered at once."""
 
     def __init__(
-        self, *, requests: FileIO, reports: FileIO, pid: int, pidfd: int, control: Control
+        self,
+        *,
+        requests: FileIO,
+        reports: FileIO,
+        pid: int,
+        holder: int,
+        pidfd: int,
+        control: Control,
     ) -> None:
         self._requests = requests
         self._reports = reports
         self.pid = pid
         """Host pid of process 1."""
+        self.holder = holder
+        """Host pid of the bwrap that waits for it, in the outer mount namespace."""
         self._pidfd = pidfd
         self.control = control
         self._lock = threading.Lock()
@@ -155,6 +167,7 @@ class Supervisor:
         self._buffer = b""
         self.owner = os.getpid()
         self._closed = False
+        self._reason = ""
 
     def check_open(self) -> None:
         """Raise unless the sandbox is open in this very process.
@@ -164,6 +177,8 @@ class Supervisor:
         """
         if self._closed or self._ending:
             raise SandboxClosedError("the sandbox is closed")
+        if self._reason:
+            raise SandboxClosedError(f"the sandbox has ended: {self._reason}", hint=_HINT)
         if self.owner != os.getpid():
             raise SandboxClosedError(
                 "the sandbox belongs to the process that opened it",
@@ -203,6 +218,11 @@ class Supervisor:
                 lambda: not self._users.keys() - {thread},
                 timeout=END_SECONDS,
             )
+
+    def expire(self, reason: str) -> None:
+        """End all processes for a reason that later calls are told."""
+        self._reason = reason
+        pidfd_signal(self._pidfd, signal.SIGKILL)
 
     def await_ready(self, timeout: float) -> None:
         """Wait until process 1 runs.
@@ -250,7 +270,7 @@ class Supervisor:
                 f"process 1 of the sandbox could not start {key}",
                 hint="are there too many processes inside, or on the host? See ulimit -u",
             )
-        return Child(key=key, pidfd=self._open_child(int(inside)))
+        return Child(key=key, inside=int(inside), pidfd=self._open_child(int(inside)))
 
     def start_shell(self, key: str, terminal: int) -> Child:
         """Start a persistent bash on the jail's pseudo-terminal of that number."""
@@ -268,6 +288,10 @@ class Supervisor:
         """Return how a child ended, as bash has it; the child must have ended."""
         text = self._ask(f"wait {child.key}", "ended", child.key)
         return int(text) & 255 if _NUMBER.fullmatch(text) else 255
+
+    def stop_all(self) -> None:
+        """Send SIGSTOP to every process but process 1, in one step that no fork can escape."""
+        self._ask("stop all", "stopped", "all")
 
     def abandon(self, key: str) -> None:
         """End a program whose caller was interrupted, started or about to be."""

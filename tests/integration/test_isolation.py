@@ -179,7 +179,7 @@ def test_rootfs_never_changes(home: Path, sb: Sandbox) -> None:
 
 def test_disk_is_bounded_by_the_kernel(home: Path) -> None:
     with Sandbox("minimal", limits=Limits.of(disk="32MiB", shm="8MiB", timeout=15)) as sandbox:
-        assert sandbox.enforcement.disk == "kernel"
+        assert sandbox.enforcement.limit("disk").by == "kernel"
         for target, bound in (("/filled", 32), ("/dev/shm/filled", 8)):
             result = sandbox.run(f"head -c 100M /dev/zero >{target}; stat -c %s {target}")
             assert "No space left" in result.stderr
@@ -208,7 +208,7 @@ def test_enforcement_tells_what_is_in_force(sb: Sandbox) -> None:
     assert enforcement.rootfs.startswith("minimal sha256:")
     assert enforcement.upper == sb.spec.upper
     assert enforcement.network == "none"
-    assert enforcement.disk == ("kernel" if sb.spec.upper == "tmpfs" else "none")
+    assert enforcement.limit("disk").by == ("kernel" if sb.spec.upper == "tmpfs" else "sampling")
     assert "fakeroot" in enforcement.seccomp
 
 

@@ -185,7 +185,7 @@ def _bad(cli: Installed, *words: str) -> Ended:
         (["-e", "NOT_SET_HERE"], "NOT_SET_HERE is not set"),
         (["-e", "a b=1"], "not an environment variable"),
         (["--workdir", "relative"], "absolute path"),
-        (["--disk", "much"], "not a size"),
+        (["--disk", "much"], "size such as 512MiB"),
         (["--timeout", "-1"], "must be positive"),
         (["--rootfs", "../x"], "not a rootfs name"),
     ],

@@ -106,7 +106,7 @@ def test_restarted_shell_and_background_job_are_told(sandbox: FakeSandbox) -> No
         restarted=True,
         full_output="/run/out",
     )
-    restarted, background = _notes(result, 5)
+    restarted, background = _notes(result, 5, None)
     assert "fresh one" in restarted
     assert "/run/out" in background
 

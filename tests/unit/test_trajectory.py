@@ -19,7 +19,7 @@ from sandbox_lite.agent.trajectory import (
     load,
 )
 from sandbox_lite.errors import HostError, TaskError
-from sandbox_lite.spec import Enforcement, Limits, Mount, SandboxSpec
+from sandbox_lite.spec import Enforcement, Limits, LimitState, Mount, SandboxSpec
 
 STEP = Step(
     index=1,
@@ -41,11 +41,16 @@ RUN = Trajectory(
     started="2026-01-01T00:00:00+00:00",
     spec=SandboxSpec(
         rootfs="paper",
-        limits=Limits(timeout_seconds=None),
+        limits=Limits.of(timeout=None, memory="1GiB"),
+        allow_weaker=("cpus",),
         mounts=(Mount(target="/data", source=Path("/srv/data")),),
     ),
     enforcement=Enforcement(
-        rootfs="paper sha256:0", upper="tmpfs", network="none", seccomp=("a",), disk="kernel"
+        rootfs="paper sha256:0",
+        upper="tmpfs",
+        network="none",
+        seccomp=("a",),
+        limits=(LimitState(name="disk", value=5, by="kernel"),),
     ),
     steps=(STEP, dataclasses.replace(STEP, index=2)),
     stop=StopReason.STEP_LIMIT,

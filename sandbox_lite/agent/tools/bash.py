@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 from sandbox_lite.agent.tools.tool import Refusal, Reply, Tool, clip, readable
 from sandbox_lite.errors import FileAccessError, ShellDiedError
-from sandbox_lite.spec import Outcome
+from sandbox_lite.spec import Limits, Outcome, format_size
 
 if TYPE_CHECKING:
     from sandbox_lite.agent.tools.tool import Arguments, Computer, ToolContext
-    from sandbox_lite.spec import CommandResult
+    from sandbox_lite.spec import CommandResult, LimitName
 
 
 def _execute(computer: Computer, arguments: Arguments, context: ToolContext) -> Reply:
@@ -60,7 +60,8 @@ def _text(computer: Computer, result: CommandResult, timeout: float, context: To
     parts.append(stdout.removesuffix("\n") if stdout or stderr else "(no output)")
     if stderr:
         parts += ["[STDERR]", stderr.removesuffix("\n")]
-    parts += [f"[NOTE] {note}" for note in _notes(result, timeout)]
+    limits = getattr(getattr(computer, "spec", None), "limits", None)
+    parts += [f"[NOTE] {note}" for note in _notes(result, timeout, limits)]
     return "\n".join(parts)
 
 
@@ -74,13 +75,16 @@ def _keep(computer: Computer, result: CommandResult) -> str | None:
     return path
 
 
-def _notes(result: CommandResult, timeout: float) -> list[str]:
+def _notes(result: CommandResult, timeout: float, limits: Limits | None) -> list[str]:
     notes = []
-    if result.outcome is Outcome.TIMED_OUT:
+    if "wall" in result.limits_hit:
+        notes.append("The time of this sandbox is over; no further command can run.")
+    elif result.outcome is Outcome.TIMED_OUT:
         notes.append(
             f"The command was stopped after {timeout:g} s. The shell keeps its state. Give a "
             "larger `timeout`, or run it in the background: nohup COMMAND > LOG 2>&1 &"
         )
+    notes += _limit_notes(result, limits or Limits())
     if result.outcome is Outcome.KILLED:
         notes.append("The command was killed from outside, perhaps for want of memory.")
     if result.restarted:
@@ -92,6 +96,41 @@ def _notes(result: CommandResult, timeout: float) -> list[str]:
         place = f" to {result.full_output}" if result.full_output else ""
         notes.append(f"A background job goes on; its further output goes{place or ' unseen'}.")
     return notes
+
+
+def _limit_notes(result: CommandResult, limits: Limits) -> list[str]:
+    """Return one line for each limit that was met, with what can be done about it."""
+    failed = result.outcome in _LIMIT_OUTCOMES
+    how = "killed" if failed else "the command went on, but a process of it was killed"
+    whose = " (or one that ran meanwhile)" if result.shared else ""
+    memory, disk, shm = (
+        format_size(size) if size is not None else "what there is"
+        for size in (limits.memory_bytes, limits.disk_bytes, limits.shm_bytes)
+    )
+    lines: dict[LimitName, str] = {
+        "memory": f"{how}: the command{whose} needed more than {memory} of memory, the limit of "
+        "this sandbox. Work on smaller pieces, or stream the data.",
+        "disk": f"the disk is full: {disk}, or the number of files that goes with it, is the limit "
+        "of this sandbox. Remove what is not needed.",
+        "shm": f"/dev/shm is full: {shm} is the limit of this sandbox. Remove what is not needed "
+        "there, or use the disk.",
+        "pids": f"processes were refused: {limits.pids} at once, threads included, is the limit "
+        "of this sandbox. Start fewer at a time.",
+    }
+    notes = [lines[name] for name in result.limits_hit if name in lines]
+    if result.leftovers_killed:
+        notes.append(
+            f"{result.leftovers_killed} processes that earlier commands had left behind used up "
+            "the limit of processes and were killed."
+        )
+    if result.repeats and (failed or result.outcome is Outcome.TIMED_OUT):
+        notes.append(
+            f"{result.repeats + 1} commands in a row have ended so. Try something different."
+        )
+    return notes
+
+
+_LIMIT_OUTCOMES = (Outcome.OUT_OF_MEMORY, Outcome.PIDS_LIMIT, Outcome.DISK_FULL)
 
 
 TOOL = Tool(

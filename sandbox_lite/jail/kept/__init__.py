@@ -1,0 +1,1 @@
+"""Sandboxes that outlive the program that made them: names, messages, and the caller's side."""

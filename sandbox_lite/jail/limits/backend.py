@@ -1,0 +1,106 @@
+"""What a rung of the ladder is: who holds the limits of one sandbox, and what it can tell."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from sandbox_lite.spec import LimitName
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ask:
+    """What one sandbox asks of a rung; None is no bound."""
+
+    memory_bytes: int | None
+    """With what its private tmpfs may hold: to the kernel that is memory as well."""
+    pids: int | None
+    cpus: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counters:
+    """What only grows; the difference of two is what happened in between."""
+
+    out_of_memory: int = 0
+    """Processes killed at the limit of memory."""
+    pids_refused: int = 0
+    disk_filled: int = 0
+    shm_filled: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """One look at a sandbox; None where this rung does not tell."""
+
+    memory_bytes: int | None = None
+    """Without what the kernel can drop, and without what lies on the sandbox's disk."""
+
+
+class Box(Protocol):
+    """One sandbox's place on a rung."""
+
+    @property
+    def holds(self) -> frozenset[LimitName]:
+        """Limits that the kernel holds here."""
+
+    def spawning(self) -> AbstractContextManager[None]:
+        """Return the context in which a thread starts the first bwrap, where that takes it in."""
+
+    def enter(self, pid: int) -> None:
+        """Take in the process that becomes the sandbox, before it runs anything."""
+
+    def protect(self, first: int) -> None:
+        """Bound process 1, before it starts anything for others."""
+
+    def counters(self) -> Counters:
+        """Return what has happened so far."""
+
+    def near(self, memory_bytes: int) -> bool:
+        """Return whether memory may have reached so much: a cheap look before `read`."""
+
+    def pids(self) -> int | None:
+        """Return how many processes and threads there are."""
+
+    def read(self, disk_bytes: int) -> Reading:
+        """Look; `disk_bytes` is what the sandbox's tmpfs hold."""
+
+    def read_cpu(self) -> float | None:
+        """Return the cpu seconds spent so far, or None."""
+
+    def open_peak(self) -> int | None:
+        """Return a descriptor whose file gives the peak of memory from now on, or None.
+
+        The kernel counts the pages of files and of the disk with it. The caller closes it.
+        """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Probe:
+    """Whether a rung can be stood on here, and if not, why and what would help."""
+
+    usable: bool
+    detail: str
+    hint: str = ""
+    holds: frozenset[LimitName] = field(default_factory=frozenset)
+
+
+class Backend(Protocol):
+    """One rung."""
+
+    @property
+    def name(self) -> str:
+        """Its name, as `require` takes it."""
+
+    def probe(self) -> Probe:
+        """Look whether it can be used; what it finds is remembered."""
+
+    def box(self, ask: Ask) -> AbstractContextManager[Box]:
+        """Make a sandbox's place, which goes with the block.
+
+        Raises:
+            HostError: It could not be made.
+        """

@@ -1,0 +1,332 @@
+"""Control groups, version 2 and 1: one group a sandbox, through one table of file names.
+
+See cgroups(7) and the kernel's admin-guide, cgroup-v2.rst and cgroup-v1/.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from sandbox_lite.errors import HostError
+from sandbox_lite.jail import group, janitor
+from sandbox_lite.jail.limits import delegation
+from sandbox_lite.jail.limits.backend import Ask, Counters, Probe, Reading
+from sandbox_lite.jail.owner import Owner
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    from sandbox_lite.jail.limits.delegation import Ground
+    from sandbox_lite.spec import LimitName
+
+_PERIOD_US = 100_000
+_LIMIT_OF: Mapping[str, LimitName] = {"memory": "memory", "pids": "pids", "cpu": "cpus"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Setting:
+    controller: str
+    file: str
+    value: str
+    optional: bool = False
+    """Not every kernel has it, and the bound holds without it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Names:
+    """The files of one version."""
+
+    memory_now: str
+    memory_peak: str
+    memory_stat: str
+    memory_events: str
+    pids_now: str
+    pids_events: str
+    anonymous: str
+    """Field of `memory_stat`."""
+    cpu_file: str
+    cpu_field: str | None
+    """None: the whole file is the number."""
+    cpu_unit: float
+    """Seconds in one of its units."""
+    cpu_controller: str
+    threads_move: bool
+    """Whether one thread alone can be in a group, and with it the children that it starts."""
+    bridge: int
+    """Bwraps that wait outside the jail's own pid namespace, and are in the group as well."""
+
+
+_V2 = _Names(
+    memory_now="memory.current", memory_peak="memory.peak", memory_stat="memory.stat",
+    memory_events="memory.events", pids_now="pids.current", pids_events="pids.events",
+    anonymous="anon", cpu_file="cpu.stat", cpu_field="usage_usec", cpu_unit=1e-6,
+    cpu_controller="cpu",
+    threads_move=False, bridge=1,
+)  # fmt: skip
+_V1 = _Names(
+    memory_now="memory.usage_in_bytes", memory_peak="memory.max_usage_in_bytes",
+    memory_stat="memory.stat", memory_events="memory.oom_control", pids_now="pids.current",
+    pids_events="pids.events", anonymous="rss", cpu_file="cpuacct.usage", cpu_field=None,
+    cpu_unit=1e-9, cpu_controller="cpuacct", threads_move=True, bridge=2,
+)  # fmt: skip
+
+
+def _settings_v2(ask: Ask, names: _Names) -> Iterator[_Setting]:
+    if ask.memory_bytes is not None:
+        yield _Setting(controller="memory", file="memory.max", value=str(ask.memory_bytes))
+        # without swap accounting there is no such file, and the host's swap is not bounded
+        yield _Setting(controller="memory", file="memory.swap.max", value="0", optional=True)
+        # the hog alone dies: with 1 the shell and process 1 would go with it
+        yield _Setting(controller="memory", file="memory.oom.group", value="0", optional=True)
+    if ask.pids is not None:
+        pids = str(ask.pids + names.bridge)
+        yield _Setting(controller="pids", file="pids.max", value=pids)
+    if ask.cpus is not None:
+        quota = f"{int(ask.cpus * _PERIOD_US)} {_PERIOD_US}"
+        yield _Setting(controller="cpu", file="cpu.max", value=quota)
+    yield _Setting(controller="", file="cgroup.max.descendants", value="0", optional=True)
+
+
+def _settings_v1(ask: Ask, names: _Names) -> Iterator[_Setting]:
+    if ask.memory_bytes is not None:
+        memory = str(ask.memory_bytes)
+        # in this order: memory with swap may never be below memory
+        yield _Setting(controller="memory", file="memory.limit_in_bytes", value=memory)
+        yield _Setting(
+            controller="memory", file="memory.memsw.limit_in_bytes", value=memory, optional=True
+        )
+        yield _Setting(controller="memory", file="memory.swappiness", value="0", optional=True)
+    if ask.pids is not None:
+        pids = str(ask.pids + names.bridge)
+        yield _Setting(controller="pids", file="pids.max", value=pids)
+    if ask.cpus is not None:
+        yield _Setting(controller="cpu", file="cpu.cfs_period_us", value=str(_PERIOD_US))
+        quota = str(int(ask.cpus * _PERIOD_US))
+        yield _Setting(controller="cpu", file="cpu.cfs_quota_us", value=quota)
+
+
+def _move_thread(path: Path) -> None:
+    """Move the calling thread into a group of version 1."""
+    (path / "tasks").write_text("0")
+
+
+def _fields(text: str) -> dict[str, int]:
+    pairs = (line.split() for line in text.splitlines())
+    return {pair[0]: int(pair[1]) for pair in pairs if len(pair) == 2 and pair[1].isdigit()}
+
+
+class CgroupBox:
+    """The group of one sandbox, in each hierarchy that has a controller for it."""
+
+    def __init__(self, names: _Names, ground: Ground, paths: Mapping[str, Path]) -> None:
+        self._names = names
+        self._ground = ground
+        self._paths = paths
+        self._files: dict[tuple[str, str], int] = {}
+        # kept open: they are read before and after every command
+        for controller, name in (
+            *(("memory", name) for name in (names.memory_now, names.memory_stat)),
+            ("memory", names.memory_events),
+            *(("pids", name) for name in (names.pids_now, names.pids_events)),
+            (names.cpu_controller, names.cpu_file),
+        ):
+            if controller in paths:
+                with contextlib.suppress(FileNotFoundError):
+                    fd = os.open(paths[controller] / name, os.O_RDONLY | os.O_CLOEXEC)
+                    self._files[controller, name] = fd
+        self.holds: frozenset[LimitName] = frozenset(
+            _LIMIT_OF[controller] for controller in paths if controller in _LIMIT_OF
+        )
+
+    def protect(self, first: int) -> None:
+        """Nothing: process 1 was born here."""
+
+    @contextlib.contextmanager
+    def spawning(self) -> Iterator[None]:
+        """Let the calling thread, and it alone, stand here while it starts a child.
+
+        Of version 1 only. Whoever moves itself, and one thread, waits for nobody; to move a whole
+        process or another one the kernel waits until every processor has seen it: some 5 ms.
+        """
+        if not self._names.threads_move:
+            yield
+            return
+        places = dict.fromkeys(self._paths.values())
+        with contextlib.ExitStack() as back:
+            for path in places:
+                back.callback(_move_thread, path.parent)
+                _move_thread(path)
+            yield
+
+    def enter(self, pid: int) -> None:
+        """Move a process here; of version 1 it was born here.
+
+        Raises:
+            HostError: The kernel refuses.
+        """
+        if self._names.threads_move:
+            return
+        for path in dict.fromkeys(self._paths.values()):
+            try:
+                self._ground.move(pid, path)
+            except OSError as error:
+                raise HostError(
+                    f"a process cannot be moved into {path}: {error.strerror}",
+                    hint=delegation.remedy(error.errno),
+                ) from error
+
+    def _text(self, controller: str, name: str) -> str:
+        fd = self._files.get((controller, name))
+        if fd is not None:
+            with contextlib.suppress(OSError):
+                return os.pread(fd, 1 << 14, 0).decode()
+        return ""
+
+    def close(self) -> None:
+        """Close the files; what they tell is over."""
+        while self._files:
+            os.close(self._files.popitem()[1])
+
+    def _number(self, controller: str, name: str) -> int | None:
+        text = self._text(controller, name).strip()
+        return int(text) if text.isdigit() else None
+
+    def counters(self) -> Counters:
+        """Return the kernel's counts of kills and refusals."""
+        memory = _fields(self._text("memory", self._names.memory_events))
+        pids = _fields(self._text("pids", self._names.pids_events))
+        return Counters(out_of_memory=memory.get("oom_kill", 0), pids_refused=pids.get("max", 0))
+
+    def near(self, memory_bytes: int) -> bool:
+        """Return whether all that is charged to the group, pages of files included, is so much."""
+        return (self._number("memory", self._names.memory_now) or 0) >= memory_bytes
+
+    def pids(self) -> int | None:
+        """Return the tasks of the group, without our own."""
+        count = self._number("pids", self._names.pids_now)
+        return None if count is None else max(0, count - self._names.bridge)
+
+    def read(self, disk_bytes: int) -> Reading:
+        """Look at everything."""
+        names = self._names
+        stat = _fields(self._text("memory", names.memory_stat))
+        memory = None
+        if names.anonymous in stat:
+            # What lies on the sandbox's tmpfs is its disk; other shared memory, a memfd for one,
+            # is its memory. What we wrote there ourselves is charged to our own group.
+            shared = max(0, stat.get("shmem", 0) - disk_bytes)
+            kernel = max(0, stat.get("kernel", 0) - stat.get("slab_reclaimable", 0))
+            memory = stat[names.anonymous] + shared + kernel
+        return Reading(memory_bytes=memory)
+
+    def read_cpu(self) -> float | None:
+        """Return what the group has spent, in seconds."""
+        text = self._text(self._names.cpu_controller, self._names.cpu_file)
+        if self._names.cpu_field is None:
+            count = int(text) if text.strip().isdigit() else None
+        else:
+            count = _fields(text).get(self._names.cpu_field)
+        return None if count is None else count * self._names.cpu_unit
+
+    def open_peak(self) -> int | None:
+        """Return a descriptor whose file gives the peak of memory from now on, or None.
+
+        Version 1 begins anew for all readers, version 2 from Linux 6.12 on for this descriptor.
+        """
+        path = self._paths.get("memory")
+        if path is None:
+            return None
+        fd = None
+        try:
+            fd = os.open(path / self._names.memory_peak, os.O_RDWR | os.O_CLOEXEC)
+            os.write(fd, b"0")
+        except OSError:
+            if fd is not None:
+                os.close(fd)
+            return None
+        return fd
+
+
+class _Cgroup:
+    """One version as a rung."""
+
+    def __init__(self, version: int) -> None:
+        self.version = version
+        self.name = f"cgroup{version}"
+        self._names = _V2 if version == 2 else _V1
+
+    def probe(self) -> Probe:
+        """Look where groups can be made here."""
+        ground = delegation.find(self.version)
+        if isinstance(ground, HostError):
+            return Probe(usable=False, detail=ground.message, hint=ground.hint or "")
+        held = (_LIMIT_OF[name] for name in ground.controllers if name in _LIMIT_OF)
+        return Probe(usable=True, detail=ground.detail, holds=frozenset(held))
+
+    @contextlib.contextmanager
+    def box(self, ask: Ask) -> Iterator[CgroupBox]:
+        """Make a group with these bounds.
+
+        Raises:
+            HostError: The kernel refuses.
+        """
+        ground = delegation.find(self.version)
+        if isinstance(ground, HostError):
+            raise ground
+        owner = os.getpid()
+        name = group.fresh_name(Owner.current())
+        paths = {controller: base / name for controller, base in ground.controllers.items()}
+        places = tuple(dict.fromkeys(paths.values()))
+        try:
+            for path in places:
+                # the janitor first: we may be killed right after
+                janitor.SHARED.watch_group(path)
+                self._make(path)
+            self._set(ask, paths)
+            with contextlib.closing(CgroupBox(self._names, ground, paths)) as box:
+                yield box
+        finally:
+            # a forked child may drop its copy of this generator, which runs this block there too
+            if owner == os.getpid():
+                for path in places:
+                    if group.remove(path):
+                        janitor.SHARED.forget(path)
+
+    def _make(self, path: Path) -> None:
+        try:
+            path.mkdir()
+        except OSError as error:
+            raise HostError(
+                f"cannot make the control group {path}: {error.strerror}",
+                hint=delegation.remedy(error.errno),
+            ) from error
+
+    def _set(self, ask: Ask, paths: Mapping[str, Path]) -> None:
+        make = _settings_v2 if self.version == 2 else _settings_v1
+        for one in make(ask, self._names):
+            path = paths.get(one.controller) or next(iter(paths.values()))
+            if one.controller and one.controller not in paths:
+                continue
+            try:
+                (path / one.file).write_text(one.value)
+            except OSError as error:
+                if one.optional and error.errno in (
+                    errno.ENOENT,
+                    errno.EACCES,
+                    errno.EINVAL,
+                    errno.EOPNOTSUPP,
+                ):
+                    continue
+                raise HostError(
+                    f"cannot set {one.file} to {one.value} in {path}: {error.strerror}",
+                    hint="is the bound below what the group above allows?",
+                ) from error
+
+
+V2 = _Cgroup(2)
+V1 = _Cgroup(1)

@@ -1,0 +1,164 @@
+"""How much a sandbox has written: of a tmpfs the kernel knows, a directory is walked."""
+
+from __future__ import annotations
+
+# All is done on descriptors, of which pathlib knows nothing:
+# ruff: noqa: PTH101
+import contextlib
+import os
+import stat
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from sandbox_lite.spec import LimitName
+
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_DEEPEST = 200
+"""Levels that are walked; whoever nests deeper hides what it writes."""
+_INODE_SECONDS = 3.0
+_REST = 10
+"""A walk may take the tenth part of the time between two."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DiskUse:
+    """One look."""
+
+    used_bytes: int
+    full: frozenset[LimitName]
+    """Those that take no more bytes, or no more files."""
+
+
+class TmpfsDisk:
+    """The private tmpfs of a sandbox, which the kernel bounds."""
+
+    def __init__(self, fds: Mapping[LimitName, int]) -> None:
+        """Look through descriptors of their roots, which stay their owner's."""
+        self._fds = fds
+
+    def look(self) -> DiskUse:
+        """Return what is in use, and which of them are full."""
+        used = 0
+        full: set[LimitName] = set()
+        for name, fd in self._fds.items():
+            with contextlib.suppress(OSError):
+                found = os.fstatvfs(fd)
+                used += (found.f_blocks - found.f_bfree) * found.f_frsize
+                # where there is no bound both counts are 0
+                bytes_gone = found.f_blocks and found.f_bfree == 0
+                files_gone = found.f_files and found.f_ffree == 0
+                if bytes_gone or files_gone:
+                    full.add(name)
+        return DiskUse(used_bytes=used, full=frozenset(full))
+
+    def await_inodes(self, count: int) -> bool:
+        """Wait until the disk takes that many files; False where it comes to no such bound."""
+        deadline = time.monotonic() + _INODE_SECONDS
+        while os.fstatvfs(self._fds["disk"]).f_files != count:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.0005)
+        return True
+
+
+class DirectoryDisk:
+    """An upper layer on a disk of the host, measured by walking it."""
+
+    def __init__(self, path: Path, limit_bytes: int | None, shm: TmpfsDisk) -> None:
+        self._path = path
+        self._limit = limit_bytes
+        self._shm = shm
+        self._used = 0
+        self._free = 0
+        self._due = 0.0
+
+    def look(self) -> DiskUse:
+        """Return what was in use at the last walk; walk anew when it may have changed much."""
+        shm = self._shm.look()
+        if self._limit is not None:
+            now = time.monotonic()
+            free = _free_bytes(self._path)
+            # others write to that disk too: less free space is a reason to look, never a verdict
+            if now >= self._due or self._free - free > self._limit - self._used:
+                self._used = measure(self._path)
+                self._free = free
+                self._due = now + max(0.2, _REST * (time.monotonic() - now))
+        over = self._limit is not None and self._used > self._limit
+        disk: frozenset[LimitName] = frozenset({"disk"} if over else ())
+        return DiskUse(used_bytes=self._used + shm.used_bytes, full=shm.full | disk)
+
+    @property
+    def over(self) -> bool:
+        """Whether the last walk found more than the bound."""
+        return self._limit is not None and self._used > self._limit
+
+    @property
+    def used_bytes(self) -> int:
+        """What the last walk found."""
+        return self._used
+
+
+def _free_bytes(path: Path) -> int:
+    try:
+        found = os.statvfs(path)
+    except OSError:
+        return 0
+    return found.f_bavail * found.f_frsize
+
+
+def measure(path: Path) -> int:
+    """Return the bytes that a tree takes on its disk, each file once, following no link.
+
+    A tree nested deeper than anybody needs counts as endless: fail closed.
+    """
+    seen: set[int] = set()
+    try:
+        top = os.open(path, _DIRECTORY)
+    except OSError:
+        return 0
+    return _measure(top, seen, 0)
+
+
+def _measure(directory: int, seen: set[int], depth: int) -> int:
+    """Measure below an open directory, and close it."""
+    total = 0
+    try:
+        if depth > _DEEPEST:
+            return 1 << 62
+        for name in os.listdir(directory):
+            with contextlib.suppress(OSError):
+                found = os.stat(name, dir_fd=directory, follow_symlinks=False)
+                if found.st_ino in seen:
+                    continue
+                seen.add(found.st_ino)
+                total += found.st_blocks * 512
+                if stat.S_ISDIR(found.st_mode):
+                    total += _measure(_opened(directory, name), seen, depth + 1)
+    except OSError:
+        pass
+    finally:
+        os.close(directory)
+    return total
+
+
+def _opened(parent: int, name: str) -> int:
+    try:
+        return os.open(name, _DIRECTORY, dir_fd=parent)
+    except PermissionError:
+        # A directory of mode 000 hides its content from us, not from root inside. It gets its mode
+        # back at once; the descriptor stays good.
+        pinned = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+        try:
+            mode = stat.S_IMODE(os.fstat(pinned).st_mode)
+            os.chmod(f"/proc/self/fd/{pinned}", mode | stat.S_IRWXU)
+            try:
+                return os.open(f"/proc/self/fd/{pinned}", os.O_RDONLY | os.O_DIRECTORY)
+            finally:
+                os.chmod(f"/proc/self/fd/{pinned}", mode)
+        finally:
+            os.close(pinned)

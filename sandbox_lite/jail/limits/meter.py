@@ -1,0 +1,426 @@
+"""The limits of one sandbox at work: looks, ends what is beyond them, says what a command met.
+
+Called by whoever runs a command, before and after, and by the watchdog in between.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from sandbox_lite.jail.limits import verdict
+from sandbox_lite.jail.limits.backend import Counters
+from sandbox_lite.jail.limits.disk import DirectoryDisk, DiskUse, TmpfsDisk
+from sandbox_lite.jail.limits.processes import FIRST, Entry, descendants, host_shared_bytes
+from sandbox_lite.spec import MIB, Outcome, SandboxStats, Usage
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from sandbox_lite.jail.limits.backend import Box
+    from sandbox_lite.jail.limits.processes import Processes
+    from sandbox_lite.spec import CommandResult, LimitName, Limits
+
+BUSY_SECONDS = 0.02
+"""Between two looks while a command runs: a process touches about 0.4 GB in a second."""
+CALM_SECONDS = 0.1
+"""Between two looks at what a command left behind, and at one that is far from every bound."""
+_SHARED_STEP_BYTES = 4 * MIB
+_PURGES, _CALM_AGAIN_SECONDS = 5, 1.0
+"""After so many in a row the bomb is among those that were there before, and none is spared."""
+_SEVERAL = 2
+"""Processes left behind, from which on a look is taken whether they become more."""
+_OUTLAST_SECONDS = 0.5
+_STILL = 3
+_LIMIT_OUTCOMES = (Outcome.OUT_OF_MEMORY, Outcome.PIDS_LIMIT, Outcome.DISK_FULL, Outcome.TIMED_OUT)
+
+
+@dataclass(slots=True, eq=False)
+class Span:
+    """One command while it runs."""
+
+    before: Counters
+    cpu_before: float | None
+    root: int | None
+    shared: bool
+    peak_fd: int | None
+    peak_memory: int = 0
+    peak_pids: int = 0
+    pids_before: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ending:
+    """What a command met and took."""
+
+    limits_hit: tuple[LimitName, ...]
+    shared: bool
+    leftovers_killed: int
+    usage: Usage
+
+
+@dataclass(slots=True)
+class _Samples:
+    """What our own looks have counted; they only grow."""
+
+    out_of_memory: int = 0
+    pids_refused: int = 0
+    disk_filled: int = 0
+    shm_filled: int = 0
+    leftovers_killed: int = 0
+    told_leftovers: int = 0
+    full: frozenset[LimitName] = frozenset()
+    shared_bytes: int = 0
+    healthy: frozenset[int] = field(default_factory=frozenset)
+    purged_at: float = float("-inf")
+    purges: int = 0
+
+
+class Meter:
+    """Holds what the kernel does not, and tells what both did."""
+
+    def __init__(
+        self,
+        limits: Limits,
+        box: Box,
+        processes: Processes,
+        disk: TmpfsDisk | DirectoryDisk,
+        *,
+        end: Callable[[str], None],
+        stop_all: Callable[[], None],
+        wake: Callable[[], None],
+    ) -> None:
+        """Take the parts.
+
+        Args:
+            limits: What was asked for.
+            box: The sandbox's place on the rung.
+            processes: Those of the jail.
+            disk: Where it writes.
+            end: Ends the sandbox, for the reason it is given.
+            stop_all: Stops all processes but process 1 at once.
+            wake: Has the watchdog look soon.
+        """
+        self._limits = limits
+        self._box = box
+        self._processes = processes
+        self._disk = disk
+        self._end_sandbox = end
+        self._stop_all = stop_all
+        self._wake = wake
+        self._lock = threading.RLock()
+        self._spans: list[Span] = []
+        self._shells: set[int] = set()
+        self._samples = _Samples()
+        self._streak: tuple[Outcome, int] = (Outcome.EXITED, 0)
+        self._closed = False
+        self._dormant = False
+        self.started = time.monotonic()
+        self.expired = False
+        """The wall time is over, and with it the sandbox."""
+
+    # -- for whoever runs commands ----------------------------------------------------------------
+
+    def adopt_shell(self, pid: int) -> None:
+        """Know a persistent shell: it is never among what is left behind."""
+        with self._lock:
+            self._shells.add(pid)
+
+    def drop_shell(self, pid: int) -> None:
+        """Forget a shell that has ended."""
+        with self._lock:
+            self._shells.discard(pid)
+
+    @contextlib.contextmanager
+    def span(self, root: int | None) -> Iterator[Span]:
+        """Watch over one command.
+
+        Args:
+            root: Its shell or program, by the jail's pid; None if that has ended already.
+        """
+        with self._lock:
+            span = self._begin(root)
+            self._spans.append(span)
+        if self._dormant:
+            self._dormant = False
+            self._wake()
+        try:
+            yield span
+        finally:
+            with self._lock:
+                self._spans.remove(span)
+            if span.peak_fd is not None:
+                os.close(span.peak_fd)
+
+    def _begin(self, root: int | None) -> Span:
+        count = self._recover()
+        for other in self._spans:
+            other.shared = True
+        return Span(
+            before=self._counters(),
+            cpu_before=self._cpu_seconds(),
+            root=root,
+            shared=bool(self._spans),
+            peak_fd=self._box.open_peak(),
+            pids_before=count,
+        )
+
+    def _count(self) -> int:
+        """Return the number of processes, with their threads where that is cheap to know."""
+        count = self._box.pids()
+        return len(self._processes.pids()) if count is None else count
+
+    def _recover(self) -> int:
+        """See that a command can start processes, and remember who was there before it."""
+        count, limit = self._count(), self._limits.pids
+        if self._spans or limit is None:
+            return count
+        if count >= limit - 1:
+            self._purge()
+        elif count < limit // 2:
+            self._samples.healthy = frozenset(self._processes.pids())
+        return count
+
+    def _outlast(self, span: Span) -> None:
+        """Wait for the end of a growth that a command has left behind, and end it.
+
+        A fork bomb returns at once. Were the next command sent meanwhile, its bash would find no
+        room for a process and sleep for a second and more before it tries again.
+        """
+        limit = self._limits.pids
+        count = self._count()
+        if limit is None or len(self._spans) > 1 or count < span.pids_before + _SEVERAL:
+            return
+        still = 0
+        deadline = time.monotonic() + _OUTLAST_SECONDS
+        while time.monotonic() < deadline:
+            if count >= limit - 1:
+                with self._lock:
+                    span.peak_pids = max(span.peak_pids, count)
+                    self._purge(idle=True)
+                return
+            time.sleep(BUSY_SECONDS)
+            before, count = count, self._count()
+            # a small share of a processor lets it rest in between
+            still = 0 if count > before else still + 1
+            if still >= _STILL:
+                return
+
+    def ending(self, span: Span) -> Ending:
+        """Return what a command met and took; its span must still be open."""
+        self._outlast(span)
+        with self._lock:
+            use = self._look_at_disk()
+            if self._box.pids() is None:
+                self._look_at_pids()
+            after = self._counters()
+            cpu = self._cpu_seconds()
+            spent = None if cpu is None or span.cpu_before is None else cpu - span.cpu_before
+            fresh = self._samples.leftovers_killed - self._samples.told_leftovers
+            self._samples.told_leftovers += fresh
+            return Ending(
+                limits_hit=verdict.hit(span.before, after),
+                shared=span.shared,
+                leftovers_killed=fresh,
+                usage=Usage(
+                    cpu_seconds=None if spent is None else max(0.0, spent),
+                    peak_memory_bytes=_peak(span),
+                    peak_pids=span.peak_pids or None,
+                    disk_bytes=use.used_bytes,
+                ),
+            )
+
+    def judged(self, result: CommandResult, ending: Ending) -> CommandResult:
+        """Return the result with its verdict."""
+        outcome = verdict.outcome(result.outcome, result.exit_code, ending.limits_hit)
+        hit = list(ending.limits_hit)
+        if result.outcome is Outcome.TIMED_OUT:
+            hit.append("wall" if self.expired else "timeout")
+        if result.dropped_bytes:
+            hit.append("output")
+        with self._lock:
+            repeats = self._streak[1] + 1 if self._streak[0] is outcome else 0
+            self._streak = (outcome, repeats)
+        return replace(
+            result,
+            outcome=outcome,
+            limits_hit=tuple(hit),
+            shared=ending.shared,
+            repeats=repeats if outcome in _LIMIT_OUTCOMES else 0,
+            leftovers_killed=ending.leftovers_killed,
+            usage=ending.usage,
+        )
+
+    # -- for the watchdog -------------------------------------------------------------------------
+
+    def sample(self) -> float | None:
+        """Look, and end what is beyond its bound.
+
+        Returns:
+            Seconds until the next look; None where nothing can happen before a command comes.
+        """
+        with self._lock:
+            if self._closed:
+                return None
+            wall = self._wall_left()
+            if wall is not None and wall <= 0:
+                self._expire()
+                return None
+            pids = self._look_at_pids()
+            near = self._look_at_memory()
+            self._look_at_disk()
+            # process 1 and idle shells do nothing by themselves
+            if not self._spans and pids <= 1 + len(self._shells):
+                self._dormant = True
+                return wall
+            quiet = not self._spans or (
+                not near and self._limits.pids is not None and pids < self._limits.pids // 2
+            )
+            pause = CALM_SECONDS if quiet and self._box.holds else BUSY_SECONDS
+            return pause if wall is None else min(wall, pause)
+
+    def close(self) -> None:
+        """Look no more."""
+        with self._lock:
+            self._closed = True
+
+    def stats(self) -> SandboxStats:
+        """Return one look for a person."""
+        with self._lock:
+            use = self._look_at_disk()
+            memory = self._box.read(use.used_bytes).memory_bytes
+            return SandboxStats(
+                memory_bytes=self._processes.held().total_bytes if memory is None else memory,
+                pids=self._look_at_pids(),
+                cpu_seconds=self._cpu_seconds(),
+                disk_bytes=use.used_bytes,
+                age_seconds=time.monotonic() - self.started,
+            )
+
+    def _wall_left(self) -> float | None:
+        if self._limits.wall_seconds is None:
+            return None
+        return self.started + self._limits.wall_seconds - time.monotonic()
+
+    def _expire(self) -> None:
+        self.expired = True
+        self._closed = True
+        self._end_sandbox(f"its wall time of {self._limits.wall_seconds:g} s is over")
+
+    def _counters(self) -> Counters:
+        kernel, ours = self._box.counters(), self._samples
+        return Counters(
+            out_of_memory=kernel.out_of_memory + ours.out_of_memory,
+            pids_refused=kernel.pids_refused + ours.pids_refused,
+            disk_filled=ours.disk_filled,
+            shm_filled=ours.shm_filled,
+        )
+
+    def _cpu_seconds(self) -> float | None:
+        found = self._box.read_cpu()
+        if found is not None:
+            return found
+        # the time of the dead is in whoever waited for them
+        return sum(entry.cpu_seconds for entry in self._processes.entries())
+
+    def _look_at_pids(self) -> int:
+        count = self._box.pids()
+        limit = self._limits.pids
+        if count is None and "pids" in self._box.holds:
+            count = len(self._processes.pids())
+        elif count is None:
+            count = sum(entry.threads for entry in self._processes.entries())
+        for span in self._spans:
+            span.peak_pids = max(span.peak_pids, count)
+        if limit is not None and count >= limit:
+            kernel = "pids" in self._box.holds
+            if self._box.pids() is None:
+                self._samples.pids_refused += 1
+            self._purge(everything=not kernel and count > limit)
+        return count
+
+    def _purge(self, *, everything: bool = False, idle: bool = False) -> None:
+        """Kill what earlier commands left behind, which keeps the next from starting anything.
+
+        Spared is what was there when all was well, unless that does not help; with `everything`
+        only process 1 and the shells are. With `idle` the command under way has just ended.
+        """
+        now = time.monotonic()
+        if now - self._samples.purged_at > _CALM_AGAIN_SECONDS:
+            self._samples.purges = 0
+        in_vain = self._samples.purges >= _PURGES
+        spared = frozenset() if in_vain or everything else self._samples.healthy
+        roots = {span.root for span in self._spans if span.root is not None}
+
+        def doomed(entries: list[Entry]) -> set[int]:
+            ours = {FIRST, *self._shells, *roots}
+            living = set() if everything or idle else descendants(entries, roots)
+            return {entry.pid for entry in entries} - ours - living - spared
+
+        if "pids" in self._box.holds:
+            killed = self._processes.purge(doomed)
+        else:
+            shells = {FIRST, *self._shells, *roots}
+            killed = self._processes.purge_stopped(doomed, self._stop_all, shells)
+        if killed:
+            # they had been refused, or were about to be; of RLIMIT_NPROC nobody counts
+            self._samples.pids_refused += self._box.pids() is None
+            self._samples.purged_at = now
+            self._samples.purges += 1
+            self._samples.leftovers_killed += killed
+
+    def _look_at_memory(self) -> bool:
+        """Kill who holds most where all together hold too much; whether half the bound is near."""
+        limit = self._limits.memory_bytes
+        if limit is None or not self._box.near(limit // 2):
+            return False
+        sampled = "memory" not in self._box.holds
+        if sampled:
+            # descriptors take long to look through; a memfd grows with the host's shared memory
+            shared = host_shared_bytes()
+            grown = shared > self._samples.shared_bytes + _SHARED_STEP_BYTES
+            if grown or shared < self._samples.shared_bytes:
+                self._samples.shared_bytes = shared
+            memory = self._processes.rough_bytes(memfds=grown)
+        else:
+            memory = self._box.read(self._disk.look().used_bytes).memory_bytes or 0
+        for span in self._spans:
+            span.peak_memory = max(span.peak_memory, memory)
+        if memory > limit:
+            held = self._processes.held()
+            # Of a group the sum is the kernel's own; shared memory that no process holds any more
+            # is in it, and no kill would give that back.
+            beyond = held.total_bytes > (limit if sampled else limit // 2)
+            if beyond and held.largest is not None and self._processes.kill(held.largest):
+                self._samples.out_of_memory += 1
+        return memory > limit // 2
+
+    def _look_at_disk(self) -> DiskUse:
+        before = self._disk.used_bytes if isinstance(self._disk, DirectoryDisk) else 0
+        use = self._disk.look()
+        fresh = use.full - self._samples.full
+        self._samples.disk_filled += "disk" in fresh
+        self._samples.shm_filled += "shm" in fresh
+        self._samples.full = use.full
+        # no kernel stops it; one that frees space may go on
+        over = isinstance(self._disk, DirectoryDisk) and self._disk.over
+        if over and use.used_bytes > before:
+            self._stop_writers()
+        return use
+
+    def _stop_writers(self) -> None:
+        def doomed(entries: list[Entry]) -> set[int]:
+            return {entry.pid for entry in entries} - {FIRST, *self._shells}
+
+        self._processes.purge(doomed)
+
+
+def _peak(span: Span) -> int | None:
+    if span.peak_fd is not None:
+        with contextlib.suppress(OSError, ValueError):
+            return int(os.pread(span.peak_fd, 64, 0))
+    return span.peak_memory or None

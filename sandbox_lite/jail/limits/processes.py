@@ -1,0 +1,286 @@
+"""The processes of one jail, seen through its own /proc: all of them, daemons too, and no other's.
+
+Every pid here is the jail's. A process is signalled through the directory that stands for it, which
+no later process with the same pid shares.
+"""
+
+from __future__ import annotations
+
+# All is done on descriptors, of which pathlib knows nothing:
+# ruff: noqa: PTH208
+import contextlib
+import os
+import re
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterator
+
+_TICKS = os.sysconf("SC_CLK_TCK")
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+_SHARED_BYTES = 16 * 1024 * 1024
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_MAPPING = re.compile(rb"[0-9a-f]+-[0-9a-f]+ .{4} [0-9a-f]+ ([0-9a-f:]+) (\d+) +(.*)")
+_PURGE_SECONDS = 5.0
+
+FIRST = 1
+"""Process 1, which is ours."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """One process: where it belongs, and what it took."""
+
+    pid: int
+    parent: int
+    threads: int
+    cpu_seconds: float
+    """Its own, and that of children it has waited for."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Held:
+    """Memory of all processes, and the process that holds most of it."""
+
+    total_bytes: int
+    largest: int | None
+
+
+class Processes:
+    """Looks at, and ends, the processes of one jail."""
+
+    def __init__(self, proc: int) -> None:
+        """Look through a descriptor of the jail's /proc, which stays its owner's."""
+        self._proc = proc
+
+    def pids(self) -> list[int]:
+        """Return the pids of all processes; none where the jail is gone."""
+        with contextlib.suppress(OSError):
+            return [int(name) for name in os.listdir(self._proc) if name.isdigit()]
+        return []
+
+    def _read(self, pid: int, name: str) -> bytes:
+        fd = os.open(f"{pid}/{name}", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._proc)
+        try:
+            data = b""
+            # what the kernel prints comes in pieces of its own choice
+            while piece := os.read(fd, 1 << 16):
+                data += piece
+            return data
+        finally:
+            os.close(fd)
+
+    def entries(self) -> list[Entry]:
+        """Return all processes but the dead that nobody has waited for."""
+        found = []
+        for pid in self.pids():
+            with contextlib.suppress(OSError, ValueError, IndexError):
+                # the second field may hold blanks and parentheses: proc(5)
+                fields = self._read(pid, "stat").rpartition(b")")[2].split()
+                if fields[0] in b"ZX":
+                    continue
+                cpu = sum(int(field) for field in fields[11:15]) / _TICKS
+                found.append(
+                    Entry(pid=pid, parent=int(fields[1]), threads=int(fields[17]), cpu_seconds=cpu)
+                )
+        return found
+
+    # -- memory -------------------------------------------------------------------------------
+
+    def rough_bytes(self, *, memfds: bool) -> int:
+        """Return at least what all processes hold; what a fork shares is counted each time."""
+        total = 0
+        inodes: dict[tuple[int, int], int] = {}
+        for pid in self.pids():
+            with contextlib.suppress(OSError, ValueError):
+                resident, shared = (int(n) * _PAGE for n in self._read(pid, "statm").split()[1:3])
+                total += resident - shared
+                # of files, mostly, which the kernel can drop: only the longer text tells them apart
+                if shared > _SHARED_BYTES:
+                    total += _shared_memory(self._read(pid, "status"))
+                if memfds:
+                    inodes |= self._memfds(pid)
+        return total + sum(inodes.values())
+
+    def held(self) -> Held:
+        """Return what all processes hold, each shared page once, and who holds most.
+
+        Pages of files are none of it: of those on the disk of the sandbox the disk's limit takes
+        account, all others the kernel can drop. A memfd is memory, mapped or not.
+        """
+        total, largest, most = 0, None, 0
+        inodes: dict[tuple[int, int], int] = {}
+        for pid in self.pids():
+            with contextlib.suppress(OSError, ValueError):
+                own = self._memfds(pid)
+                inodes |= own
+                shares = _rollup(self._read(pid, "smaps_rollup"))
+                unmapped = self._shared(pid, {number for _, number in inodes})
+                total += shares + unmapped
+                mine = shares + unmapped + sum(own.values())
+                if mine > most and pid != FIRST:
+                    largest, most = pid, mine
+        return Held(total_bytes=total + sum(inodes.values()), largest=largest)
+
+    def largest(self) -> int | None:
+        """Return the process that holds most memory, process 1 apart."""
+        return self.held().largest
+
+    def _memfds(self, pid: int) -> dict[tuple[int, int], int]:
+        """Return the bytes of each memfd that a process has open, by device and inode."""
+        found = {}
+        fd = os.open(f"{pid}/fd", _DIRECTORY, dir_fd=self._proc)
+        try:
+            for name in os.listdir(fd):
+                with contextlib.suppress(OSError):
+                    if os.readlink(name, dir_fd=fd).startswith("/memfd:"):
+                        status = os.stat(name, dir_fd=fd)
+                        found[status.st_dev, status.st_ino] = status.st_blocks * 512
+        finally:
+            os.close(fd)
+        return found
+
+    def _shared(self, pid: int, counted: Collection[int]) -> int:
+        """Return a process's part of shared memory that no descriptor stands for any more."""
+        total, ours = 0, False
+        for line in self._read(pid, "smaps").splitlines():
+            mapping = _MAPPING.fullmatch(line)
+            if mapping is not None:
+                name = mapping[3]
+                ours = name.startswith((b"/dev/zero", b"/SYSV")) or (
+                    name.startswith(b"/memfd:") and int(mapping[2]) not in counted
+                )
+            elif ours and line.startswith(b"Pss:"):
+                total += int(line.split()[1]) * 1024
+        return total
+
+    # -- ending -------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def pinned(self, pid: int) -> Iterator[int]:
+        """Yield a directory that stands for this very process.
+
+        Raises:
+            FileNotFoundError: It has ended.
+        """
+        fd = os.open(str(pid), _DIRECTORY, dir_fd=self._proc)
+        try:
+            yield fd
+        finally:
+            os.close(fd)
+
+    def kill(self, pid: int) -> bool:
+        """Kill one process and wait until its memory is given back; whether it was there."""
+        with contextlib.suppress(OSError), self.pinned(pid) as fd:
+            # pidfd_send_signal(2) takes a directory of /proc as well
+            signal.pidfd_send_signal(fd, signal.SIGKILL)
+            deadline = time.monotonic() + _PURGE_SECONDS
+            while time.monotonic() < deadline and _holds_memory(fd):
+                time.sleep(0.001)
+            return True
+        return False
+
+    def purge_stopped(
+        self,
+        doomed: Callable[[list[Entry]], set[int]],
+        stop_all: Callable[[], None],
+        last: Collection[int],
+    ) -> int:
+        """As `purge`, where no kernel bounds the processes: what forks faster than we can look.
+
+        Args:
+            doomed: Picks whom to kill.
+            stop_all: Stops all of them at once.
+            last: The shells, which go on after all others: they must see no stopped child.
+        """
+        stop_all()
+        try:
+            return len(self._signal_all(doomed, signal.SIGKILL))
+        finally:
+            left = [entry.pid for entry in self.entries() if entry.pid != FIRST]
+            for pid in sorted(left, key=lambda pid: pid in last):
+                with contextlib.suppress(OSError), self.pinned(pid) as fd:
+                    signal.pidfd_send_signal(fd, signal.SIGCONT)
+
+    def purge(self, doomed: Callable[[list[Entry]], set[int]]) -> int:
+        """Kill whatever `doomed` picks, until it picks nothing more; return how many there were.
+
+        All are stopped first: of processes that fork without end, each that was killed would make
+        room for the next.
+        """
+        stopped = self._signal_all(doomed, signal.SIGSTOP)
+        return len(stopped | self._signal_all(doomed, signal.SIGKILL))
+
+    def _signal_all(
+        self, doomed: Callable[[list[Entry]], set[int]], number: signal.Signals
+    ) -> set[int]:
+        done: set[int] = set()
+        deadline = time.monotonic() + _PURGE_SECONDS
+        while time.monotonic() < deadline:
+            picked = doomed(self.entries())
+            # the killed take a moment to go, and are looked for until they have; the stopped stay
+            again = picked if number is signal.SIGKILL else picked - done
+            if not again:
+                break
+            for pid in again:
+                with contextlib.suppress(OSError), self.pinned(pid) as fd:
+                    signal.pidfd_send_signal(fd, number)
+            if again <= done:
+                time.sleep(0.001)
+            done |= again
+        return done
+
+
+def descendants(entries: Collection[Entry], roots: Collection[int]) -> set[int]:
+    """Return the pids among `entries` that are one of `roots` or come from one."""
+    parents = {entry.pid: entry.parent for entry in entries}
+    found = set()
+    for pid in parents:
+        line: list[int] = []
+        at = pid
+        while at in parents and at not in roots and at not in line:
+            line.append(at)
+            at = parents[at]
+        if at in roots:
+            found.add(pid)
+    return found
+
+
+def _shared_memory(status: bytes) -> int:
+    """Return RssShmem of a /proc/PID/status, in bytes."""
+    for line in status.splitlines():
+        if line.startswith(b"RssShmem:"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
+def _rollup(smaps_rollup: bytes) -> int:
+    for line in smaps_rollup.splitlines():
+        if line.startswith(b"Pss_Anon:"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
+def _holds_memory(fd: int) -> bool:
+    try:
+        stat = os.open("statm", os.O_RDONLY | os.O_CLOEXEC, dir_fd=fd)
+    except OSError:
+        return False
+    try:
+        return os.read(stat, 256).split()[1:2] not in ([b"0"], [])
+    except OSError:
+        return False
+    finally:
+        os.close(stat)
+
+
+def host_shared_bytes() -> int:
+    """Return what the whole host holds in shared memory, memfds among it: a cheap look."""
+    for line in Path("/proc/meminfo").read_bytes().splitlines():
+        if line.startswith(b"Shmem:"):
+            return int(line.split()[1]) * 1024
+    return 0

@@ -1,0 +1,91 @@
+"""One thread that looks at all sandboxes of this program, as often as each of them needs it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from sandbox_lite.jail.limits.meter import Meter
+
+
+class Watchdog:
+    """Started with the first sandbox; waits while there is none, or none does anything."""
+
+    def __init__(self) -> None:
+        self._due: dict[Meter, float] = {}
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+
+    @contextlib.contextmanager
+    def watching(self, meter: Meter) -> Iterator[None]:
+        """Look at a sandbox until the end of the block."""
+        owner = os.getpid()
+        with self._changed:
+            self._due[meter] = 0.0
+            if self._thread is None:
+                self._thread = threading.Thread(
+                    target=self._serve, name="sandbox-lite watchdog", daemon=True
+                )
+                self._thread.start()
+            self._changed.notify()
+        try:
+            yield
+        finally:
+            # in a forked child there is no such thread, and perhaps a lock that nobody lets go
+            if owner == os.getpid():
+                with self._changed:
+                    self._due.pop(meter, None)
+                meter.close()
+
+    def wake(self, meter: Meter) -> None:
+        """Look at a sandbox now: a command has come."""
+        with self._changed:
+            if meter in self._due:
+                self._due[meter] = 0.0
+                self._changed.notify()
+
+    def _serve(self) -> None:
+        while True:
+            with self._changed:
+                now = time.monotonic()
+                due = [meter for meter, when in self._due.items() if when <= now]
+                if not due:
+                    first = min(self._due.values(), default=float("inf"))
+                    wait = None if first == float("inf") else first - now
+                    self._changed.wait(wait)
+                    continue
+                # a command that comes while we look has its say after it
+                for meter in due:
+                    self._due[meter] = float("inf")
+            for meter in due:
+                pause = meter.sample()
+                if pause is not None:
+                    self._plan(meter, time.monotonic() + pause)
+
+    def _plan(self, meter: Meter, when: float) -> None:
+        with self._changed:
+            if meter in self._due:
+                self._due[meter] = min(self._due[meter], when)
+
+
+_current = Watchdog()
+
+
+def _renew() -> None:
+    # no thread of the parent's is here, and a lock may be held for ever
+    global _current
+    _current = Watchdog()
+
+
+os.register_at_fork(after_in_child=_renew)
+
+
+def shared() -> Watchdog:
+    """Return the watchdog of this process."""
+    return _current

@@ -1,0 +1,168 @@
+"""No control group outlives its sandbox, and many hogs at once neither escape nor stop the host."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psutil
+import pytest
+
+from sandbox_lite import Limits, Sandbox
+from sandbox_lite.jail import group, limits
+from sandbox_lite.jail.limits import delegation
+from sandbox_lite.spec import Outcome
+from tests.limits.conftest import SLACK_SECONDS
+
+if TYPE_CHECKING:
+    from sandbox_lite.spec import CommandResult
+
+WORKER = """
+import os, sys
+from sandbox_lite import Limits, Sandbox
+boxes = [Sandbox(sys.argv[1], limits=Limits.of(memory="256MiB", pids=64)).open() for _ in range(5)]
+for box in boxes:
+    box.run("(while true; do :; done) & setsid -f sleep 1000").check()
+print(open(f"/proc/{boxes[0].pid}/cgroup").read().replace("\\n", ";"), flush=True)
+print(boxes[0].pid, *[child.pid for child in __import__("psutil").Process().children()], flush=True)
+boxes[0].run("sleep 1000", timeout=1000)
+"""
+
+
+def directories(cgroup: str) -> set[Path]:
+    """Where the groups of a /proc/PID/cgroup are, of those that are ours."""
+    own = {mount: mount.point for mount in delegation.mounts()}
+    found = set()
+    for line in cgroup.split(";"):
+        path = line.rpartition(":")[2]
+        if group.PREFIX in path:
+            for mount, point in own.items():
+                place = point / path.lstrip("/")
+                if mount.root == "/" and place.is_dir():
+                    found.add(place)
+    return found
+
+
+def gone(places: set[Path], seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while any(place.exists() for place in places) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return not any(place.exists() for place in places)
+
+
+@pytest.mark.timeout(90)
+@pytest.mark.parametrize("janitor", ["lives", "dies too"])
+def test_sigkill_leaves_no_group(rung: str, rootfs: str, janitor: str) -> None:
+    if rung == "sampling":
+        return
+    worker = subprocess.Popen(
+        [sys.executable, "-c", WORKER, rootfs], stdout=subprocess.PIPE, text=True
+    )
+    with worker:
+        assert worker.stdout is not None
+        places = directories(worker.stdout.readline())
+        assert places
+        pids = [int(word) for word in worker.stdout.readline().split()]
+        if janitor == "dies too":
+            for pid in pids:
+                words = " ".join(psutil.Process(pid).cmdline())
+                if "janitor" in words:
+                    psutil.Process(pid).kill()
+        worker.kill()
+    if janitor == "dies too" and not gone(places, 0.5):
+        # the next program of ours sweeps; this process has looked already
+        code = "from sandbox_lite.jail import limits; limits.choose()"
+        subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    assert gone(places, 2 + 2 * SLACK_SECONDS)
+
+
+def test_closing_leaves_no_group(rung: str, rootfs: str) -> None:
+    if rung == "sampling":
+        return
+    with Sandbox(rootfs) as sandbox:
+        places = directories(Path(f"/proc/{sandbox.pid}/cgroup").read_text().replace("\n", ";"))
+        assert places
+        sandbox.run("setsid -f sleep 1000").check()
+    assert gone(places, 0)
+
+
+def test_a_start_that_fails_leaves_no_group(rung: str, rootfs: str) -> None:
+    from sandbox_lite.errors import SandboxLiteError
+    from sandbox_lite.spec import Mount
+
+    def ours() -> set[str]:
+        found: set[str] = set()
+        for version in (1, 2):
+            ground = delegation.find(version)
+            for base in getattr(ground, "controllers", {}).values():
+                found |= {path.name for path in base.glob(f"{group.PREFIX}-*")}
+        return found
+
+    limits.choose()
+    before = ours()
+    broken = Mount(target="/data", source=Path("/nonexistent"))
+    with pytest.raises(SandboxLiteError):
+        Sandbox(rootfs, mounts=[broken]).open()
+    assert ours() == before
+
+
+BOMB_AND_HOG = """
+bomb() { bomb | bomb & }; bomb
+python3 -c '
+fd = __import__("os").memfd_create("x")
+while True: __import__("os").write(fd, b"x" * (1 << 20))
+'
+"""
+
+
+TIMER = """
+import sys, time
+late = []
+while not late or time.monotonic() < end:
+    if not late:
+        end = time.monotonic() + float(sys.argv[1])
+    started = time.monotonic()
+    time.sleep(0.005)
+    late.append(time.monotonic() - started - 0.005)
+print(sorted(late)[int(len(late) * 0.99)])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_fifty_at_once(rung: str, rootfs: str) -> None:
+    if SLACK_SECONDS > 1 or (rung == "sampling" and os.getuid() == 0):
+        pytest.skip("another rung than the one under test")
+    bounds = Limits.of(memory="256MiB", pids=64, disk="64MiB", timeout=60)
+    boxes = [Sandbox(rootfs, limits=bounds).open() for _ in range(50)]
+    results: list[CommandResult] = []
+    try:
+        timer = subprocess.Popen(
+            [sys.executable, "-c", TIMER, "8"], stdout=subprocess.PIPE, text=True
+        )
+        threads = [
+            threading.Thread(target=lambda box=box: results.append(box.run(BOMB_AND_HOG)))
+            for box in boxes
+        ]
+        with timer:
+            for thread in threads:
+                thread.start()
+            assert timer.stdout is not None
+            late = float(timer.stdout.readline())
+        for thread in threads:
+            thread.join(120)
+        assert len(results) == 50
+        outcomes = {result.outcome for result in results}
+        assert outcomes <= {Outcome.OUT_OF_MEMORY, Outcome.PIDS_LIMIT, Outcome.TIMED_OUT}, outcomes
+        assert all({"memory", "pids"} & set(result.limits_hit) for result in results)
+        assert late < 0.2
+        for box in boxes:
+            assert box.run("echo ok", timeout=30).stdout == "ok\n"
+    finally:
+        for box in boxes:
+            box.close()
