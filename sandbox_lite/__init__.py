@@ -5,7 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from sandbox_lite.errors import SandboxLiteError
-from sandbox_lite.spec import CommandResult, Enforcement, Limits, Mount, Outcome, SandboxSpec
+from sandbox_lite.spec import (
+    CommandResult,
+    Enforcement,
+    Limits,
+    LimitState,
+    Mount,
+    Outcome,
+    SandboxSpec,
+    SandboxStats,
+    Usage,
+)
 
 if TYPE_CHECKING:
     from sandbox_lite.jail.sandbox import Sandbox
@@ -15,12 +25,15 @@ __version__ = "0.1.0"
 __all__ = [
     "CommandResult",
     "Enforcement",
+    "LimitState",
     "Limits",
     "Mount",
     "Outcome",
     "Sandbox",
     "SandboxLiteError",
     "SandboxSpec",
+    "SandboxStats",
+    "Usage",
     "__version__",
 ]
 

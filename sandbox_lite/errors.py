@@ -80,7 +80,11 @@ class ShellDiedError(SandboxLiteError):
 
 
 class SandboxClosedError(SandboxLiteError):
-    """The sandbox was closed, was killed from outside, or was opened by another process."""
+    """The sandbox was closed, killed, or opened by another process; `expired`: its time is over."""
+
+    def __init__(self, message: str, *, hint: str | None = None, expired: bool = False) -> None:
+        super().__init__(message, hint=hint)
+        self.expired = expired
 
 
 class CommandFailedError(SandboxLiteError):

@@ -20,6 +20,7 @@ from sandbox_lite.errors import (
     ContextLengthError,
     HostError,
     ModelError,
+    SandboxClosedError,
     SandboxLiteError,
     SpecError,
 )
@@ -319,6 +320,8 @@ class Agent:
             left = self._seconds_left()
             late = left is not None and left <= 0
             return StopReason.TIME_LIMIT if late else StopReason.MODEL_ERROR
+        if isinstance(error, SandboxClosedError) and error.expired:
+            return StopReason.TIME_LIMIT
         return StopReason.SANDBOX_ERROR
 
     def _end(self, stop: StopReason, error: SandboxLiteError | None) -> Trajectory:

@@ -44,13 +44,25 @@ class Janitor:
         self._lock = threading.Lock()
         self._pipe: int | None = None
         self._pid = 0
+        self._watched: dict[bytes, bytes] = {}
 
     def _say(self, order: bytes) -> None:
         with self._lock:
+            if order[:1] in (b"+", b"*"):
+                self._watched[order[1:]] = order
+            elif order[:1] == b"-":
+                self._watched.pop(order[1:], None)
             self._started()
-            # a janitor that was killed is not missed now: the next start sweeps
-            with contextlib.suppress(BrokenPipeError):
-                os.write(self._pipe or -1, order + b"\0")
+            assert self._pipe is not None
+            try:
+                os.write(self._pipe, order + b"\0")
+            except BrokenPipeError:
+                # it was killed: another takes over all that there is to watch
+                os.close(self._pipe)
+                self._pipe = None
+                self._pid, self._pipe = _start()
+                for one in (*self._watched.values(), order):
+                    os.write(self._pipe, one + b"\0")
 
     def _started(self) -> None:
         if self._pipe is None:
@@ -98,6 +110,7 @@ class Janitor:
     def after_fork(self) -> None:
         """Close the parent's pipe in a forked child, or the parent's end would go unseen."""
         self._lock = threading.Lock()
+        self._watched = {}
         if self._pipe is not None:
             os.close(self._pipe)
             self._pipe = None

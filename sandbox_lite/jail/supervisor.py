@@ -178,7 +178,9 @@ class Supervisor:
         if self._closed or self._ending:
             raise SandboxClosedError("the sandbox is closed")
         if self._reason:
-            raise SandboxClosedError(f"the sandbox has ended: {self._reason}", hint=_HINT)
+            raise SandboxClosedError(
+                f"the sandbox has ended: {self._reason}", hint=_HINT, expired=True
+            )
         if self.owner != os.getpid():
             raise SandboxClosedError(
                 "the sandbox belongs to the process that opened it",

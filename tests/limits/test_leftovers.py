@@ -25,7 +25,14 @@ if TYPE_CHECKING:
 WORKER = """
 import os, sys
 from sandbox_lite import Limits, Sandbox
-boxes = [Sandbox(sys.argv[1], limits=Limits.of(memory="256MiB", pids=64)).open() for _ in range(5)]
+bounds = Limits.of(memory="256MiB", pids=64, disk="64MiB")
+boxes = [Sandbox(sys.argv[1], limits=bounds).open() for _ in range(2)]
+if sys.argv[2] == "replaced":
+    import psutil
+    from sandbox_lite.jail.janitor import SHARED
+    psutil.Process(SHARED.pid).kill()
+    psutil.Process(SHARED.pid).wait(10)
+boxes += [Sandbox(sys.argv[1], limits=bounds).open() for _ in range(2)]
 for box in boxes:
     box.run("(while true; do :; done) & setsid -f sleep 1000").check()
 print(open(f"/proc/{boxes[0].pid}/cgroup").read().replace("\\n", ";"), flush=True)
@@ -56,12 +63,12 @@ def gone(places: set[Path], seconds: float) -> bool:
 
 
 @pytest.mark.timeout(90)
-@pytest.mark.parametrize("janitor", ["lives", "dies too"])
+@pytest.mark.parametrize("janitor", ["lives", "dies too", "replaced"])
 def test_sigkill_leaves_no_group(rung: str, rootfs: str, janitor: str) -> None:
     if rung == "sampling":
         return
     worker = subprocess.Popen(
-        [sys.executable, "-c", WORKER, rootfs], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", WORKER, rootfs, janitor], stdout=subprocess.PIPE, text=True
     )
     with worker:
         assert worker.stdout is not None

@@ -10,8 +10,9 @@ import pytest
 
 from sandbox_lite.agent import tools
 from sandbox_lite.agent.tools import ToolCall, ToolContext
+from sandbox_lite.agent.tools.bash import _notes
 from sandbox_lite.errors import SandboxClosedError, ShellDiedError
-from sandbox_lite.spec import CommandResult, Outcome
+from sandbox_lite.spec import CommandResult, Limits, Outcome
 from tests.fake_sandbox import FakeSandbox
 
 if TYPE_CHECKING:
@@ -93,8 +94,6 @@ def test_timeout_out_of_range_is_refused(sandbox: FakeSandbox, timeout: object) 
 
 
 def test_restarted_shell_and_background_job_are_told(sandbox: FakeSandbox) -> None:
-    from sandbox_lite.agent.tools.bash import _notes
-
     result = CommandResult(
         command="x",
         outcome=Outcome.EXITED,
@@ -109,6 +108,42 @@ def test_restarted_shell_and_background_job_are_told(sandbox: FakeSandbox) -> No
     restarted, background = _notes(result, 5, None)
     assert "fresh one" in restarted
     assert "/run/out" in background
+
+
+def ended(outcome: Outcome, code: int, **more: object) -> CommandResult:
+    return CommandResult(
+        command="c", outcome=outcome, exit_code=code, stdout_bytes=b"", stderr_bytes=b"",
+        merged_bytes=b"", **more,  # type: ignore[arg-type]
+    )  # fmt: skip
+
+
+BOUNDS = Limits.of(memory="256MiB", disk="64MiB", shm="8MiB", pids=64)
+
+
+@pytest.mark.parametrize(
+    ("result", "words"),
+    [
+        (
+            ended(Outcome.OUT_OF_MEMORY, 137, limits_hit=("memory",)),
+            ["killed: the command needed more than 256.0 MiB of memory, the limit of this sandbox"],
+        ),
+        (
+            ended(Outcome.OUT_OF_MEMORY, 137, limits_hit=("memory",), repeats=2, shared=True),
+            ["or one that ran meanwhile", "3 commands in a row"],
+        ),
+        (ended(Outcome.EXITED, 0, limits_hit=("memory",)), ["the command went on"]),
+        (ended(Outcome.DISK_FULL, 1, limits_hit=("disk",)), ["the disk is full: 64.0 MiB"]),
+        (ended(Outcome.DISK_FULL, 1, limits_hit=("shm",)), ["/dev/shm is full: 8.0 MiB"]),
+        (ended(Outcome.PIDS_LIMIT, 1, limits_hit=("pids",)), ["64 at once"]),
+        (ended(Outcome.EXITED, 0, leftovers_killed=61), ["61 processes that earlier commands"]),
+        (ended(Outcome.TIMED_OUT, 137, limits_hit=("wall",)), ["no further command can run"]),
+        (ended(Outcome.TIMED_OUT, 130, limits_hit=("timeout",), repeats=1), ["2 commands in a"]),
+    ],
+)
+def test_a_limit_is_told_in_a_line_to_act_on(result: CommandResult, words: list[str]) -> None:
+    notes = _notes(result, 5, BOUNDS)
+    for part in words:
+        assert any(part in note for note in notes), notes
 
 
 def test_dead_shell_with_a_fresh_one_is_an_observation(sandbox: FakeSandbox) -> None:

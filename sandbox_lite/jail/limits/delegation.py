@@ -243,7 +243,9 @@ def _find_v2() -> Ground:
         return _below_top(top)
     whole = _controllers(here) >= set(_CONTROLLERS) and os.access(here, os.W_OK)
     if whole:
-        return _below_own(here)
+        with contextlib.suppress(HostError):
+            # somebody else's processes may sit in it as well
+            return _below_own(here)
     scope, reason = _below_scope(mount)
     if scope is not None:
         return scope

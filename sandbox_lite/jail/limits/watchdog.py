@@ -8,6 +8,9 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
+from sandbox_lite.errors import SandboxLiteError
+from sandbox_lite.jail.limits.meter import CALM_SECONDS
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -64,7 +67,12 @@ class Watchdog:
                 for meter in due:
                     self._due[meter] = float("inf")
             for meter in due:
-                pause = meter.sample()
+                try:
+                    pause = meter.sample()
+                except (OSError, SandboxLiteError):
+                    # no descriptor or memory left for a look, or a sandbox that ends meanwhile:
+                    # whatever it is, the others must be looked at
+                    pause = CALM_SECONDS
                 if pause is not None:
                     self._plan(meter, time.monotonic() + pause)
 
