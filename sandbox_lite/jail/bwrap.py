@@ -6,7 +6,7 @@ import shlex
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
     from sandbox_lite.spec import Mount
@@ -68,6 +68,11 @@ def devices(*, shm_bytes: int | None = None, hidden: Sequence[str] = ()) -> tupl
         "--proc", "/proc", *covered, "--dev", "/dev",
         *shm, "--remount-ro", "/dev",
     )  # fmt: skip
+
+
+def filters(fds: Iterable[int]) -> tuple[str, ...]:
+    """Return the words that load system call filters, each from a descriptor of its own."""
+    return tuple(word for fd in fds for word in ("--add-seccomp-fd", str(fd)))
 
 
 def environment(env: Mapping[str, str]) -> tuple[str, ...]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import os
 import select
@@ -36,9 +35,14 @@ class LaunchFds:
     inner_status: int
     block: int
     """The outer bwrap waits for it before it becomes the inner one."""
-    seccomp: int
+    seccomp: tuple[int, ...]
+    """One for each filter."""
     arguments: int
     """Holds further words for the inner bwrap, each ended by a NUL."""
+
+    def numbers(self) -> tuple[int, ...]:
+        """Return all of them."""
+        return (self.outer_status, self.inner_status, self.block, self.arguments, *self.seccomp)
 
 
 def _pipe(readers: contextlib.ExitStack, writers: contextlib.ExitStack) -> tuple[FileIO, FileIO]:
@@ -85,7 +89,7 @@ def launch(
     stack: contextlib.ExitStack,
     argv_of: Callable[[LaunchFds], Sequence[str]],
     *,
-    filter_name: seccomp.FilterName,
+    filter_names: Sequence[seccomp.FilterName],
     spawning: Callable[[], contextlib.AbstractContextManager[None]],
     enter: Callable[[int], None],
     protect: Callable[[int, int], None],
@@ -97,7 +101,7 @@ def launch(
     Args:
         stack: Closes the descriptors, kills process 1 and waits for bwrap.
         argv_of: Makes the command from the numbers of the descriptors.
-        filter_name: The system call filter to load.
+        filter_names: The system call filters to load.
         spawning: Gives the context in which a thread starts the first bwrap.
         enter: Takes in the process that becomes the sandbox, before it can start another.
         protect: Is given the outer bwrap's child and process 1, before that is asked for anything.
@@ -127,19 +131,21 @@ def launch(
         requests_read, requests = _pipe(ours, ours)
         blocked, unblock = _pipe(ours, ours)
         errors, errors_write = _pipe(stack, ours)
-        filter_fd = seccomp.pipe_of(filter_name)
-        ours.callback(os.close, filter_fd)
+        filters = []
+        for name in filter_names:
+            filters.append(seccomp.pipe_of(name))
+            ours.callback(os.close, filters[-1])
         named = LaunchFds(
             outer_status=outer_write.fileno(),
             inner_status=inner_write.fileno(),
             block=blocked.fileno(),
-            seccomp=filter_fd,
+            seccomp=tuple(filters),
             arguments=_memory(ours, b"".join(os.fsencode(word) + b"\0" for word in hidden)),
         )
         argv = argv_of(named)
         spawn(
             argv,
-            fds=(*dataclasses.astuple(named), *fds),
+            fds=(*named.numbers(), *fds),
             stdin=requests_read.fileno(),
             stdout=reports_write.fileno(),
             stderr=errors_write.fileno(),

@@ -60,7 +60,7 @@ _BASE_ENV = {
 
 _PLACE = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
-_FILTER: seccomp.FilterName = "fakeroot"
+_FILTERS: tuple[seccomp.FilterName, ...] = ("deny", "fakeroot")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,14 +80,18 @@ class _Command:
             *words,
             "--", inner, "--json-status-fd", str(fds.inner_status), *inner_words,
             # a token in a variable must not show in the host's `ps`
-            "--args", str(fds.arguments), "--seccomp", str(fds.seccomp),
+            "--args", str(fds.arguments), *bwrap.filters(fds.seccomp),
             "--", "bash", "--noprofile", "--norc", "-c", script("init.bash"), "init",
         )  # fmt: skip
 
     def printable(self) -> str:
         """Return the command as a person can paste it."""
-        words = (*self.outer, "--", *self.inner, *self.environment, "--seccomp", "9", "--", "bash")
-        return f"{bwrap.printable(words)} 9<{bwrap.printable([str(filter_path(_FILTER))])}"
+        files = dict(enumerate(_FILTERS, 8))
+        words = (
+            *self.outer, "--", *self.inner, *self.environment, *bwrap.filters(files), "--", "bash",
+        )  # fmt: skip
+        opened = (f"{fd}<{bwrap.printable([str(filter_path(name))])}" for fd, name in files.items())
+        return " ".join((bwrap.printable(words), *opened))
 
 
 class Sandbox:
@@ -202,7 +206,7 @@ class Sandbox:
             rootfs=f"{rootfs.name} {rootfs.digest}".strip(),
             upper=kind,
             network=self._mode.name,
-            seccomp=(_FILTER,),
+            seccomp=_FILTERS,
             capabilities=bwrap.CAPABILITIES,
             backend=rung.name,
             limits=states.states(
@@ -320,7 +324,7 @@ class Sandbox:
             return launch(
                 stack,
                 command.argv,
-                filter_name=_FILTER,
+                filter_names=_FILTERS,
                 spawning=box.spawning,
                 enter=box.enter,
                 protect=protect,

@@ -12,8 +12,9 @@ from typing import Literal
 
 from sandbox_lite.errors import HostError
 
-FilterName = Literal["fakeroot", "build"]
-"""`fakeroot`: ids and device nodes are pretended. `build`: fsync and its like are too."""
+FilterName = Literal["deny", "fakeroot", "build"]
+"""`deny`: what reaches beyond a sandbox is refused, what nobody has looked at is missing.
+`fakeroot`: ids and device nodes are pretended. `build`: fsync and its like are too."""
 
 _FILTERS = Path(__file__).parent / "filters"
 

@@ -6,6 +6,7 @@ import os
 import pwd
 import socket
 import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import psutil
@@ -141,6 +142,65 @@ def test_operation_is_refused(sb: Sandbox, command: str) -> None:
     assert sb.run("echo alive").stdout == "alive\n"
 
 
+SYSCALL = """
+import ctypes, os, sys
+libc = ctypes.CDLL(None, use_errno=True)
+libc.syscall.restype = ctypes.c_long
+words = [int(word, 0) for word in sys.argv[1:]]
+result = libc.syscall(*(ctypes.c_long(word) for word in words))
+print("ok" if result >= 0 else os.strerror(ctypes.get_errno()))
+"""
+
+EPERM, ENOSYS = "Operation not permitted", "Function not implemented"
+
+
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="numbers of x86-64")
+@pytest.mark.parametrize(
+    ("call", "expected", "outside"),
+    [
+        # with the number and arguments that work, or fail otherwise, where no filter is
+        pytest.param([165, 0, 0, 0, 0, 0], EPERM, "Bad address", id="mount"),
+        pytest.param([272, 0x10000000], EPERM, "ok", id="unshare user"),
+        pytest.param([308, 99, 0], EPERM, "Bad file descriptor", id="setns"),
+        pytest.param([250, 0, -3, 1], EPERM, "ok", id="keyctl get session keyring"),
+        pytest.param([321, 99, 0, 0], EPERM, None, id="bpf"),
+        pytest.param([298, 0, 0, -1, -1, 0], EPERM, "Bad address", id="perf_event_open"),
+        pytest.param([323, 1], EPERM, "ok", id="userfaultfd"),
+        pytest.param([425, 1, 0], ENOSYS, "Bad address", id="io_uring_setup"),
+        pytest.param([435, 0, 0], ENOSYS, "Invalid argument", id="clone3"),
+        pytest.param([430, 0, 0], ENOSYS, "Bad address", id="fsopen"),
+        pytest.param([311, -1, 0, 0, 0, 0, 0], EPERM, None, id="process_vm_writev"),
+        pytest.param([312, 1, 1, 0, 0, 0], EPERM, None, id="kcmp"),
+        pytest.param([16, 0, 0x5412, 0], EPERM, None, id="TIOCSTI"),
+        pytest.param([16, 0, 0x100005412, 0], EPERM, None, id="TIOCSTI behind a high half"),
+        pytest.param([16, 0, 0x541C, 0], EPERM, None, id="TIOCLINUX"),
+        pytest.param([41, 40, 1, 0], "Address family not supported by protocol", None, id="vsock"),
+        pytest.param([462, 0, 0, 0], ENOSYS, None, id="mseal, which nobody has looked at"),
+        pytest.param([56, 0x10000011, 0, 0, 0, 0], EPERM, "ok", id="clone into a user namespace"),
+        pytest.param([39], "ok", "ok", id="getpid"),
+        pytest.param([135, 0xFFFFFFFF], "ok", "ok", id="personality"),
+    ],
+)
+def test_system_call_is_refused(
+    sb: Sandbox, call: list[int], expected: str, outside: str | None
+) -> None:
+    """The control is the same call on the host, by a child that ends with it."""
+    words = [str(word) for word in call]
+    inside = sb.exec(["python3", "-c", SYSCALL, *words])
+    assert inside.stdout.splitlines()[:1] == [expected]
+    # of an ordinary user the host itself refuses some
+    if outside is not None and os.getuid() == 0:
+        done = subprocess.run(
+            [sys.executable, "-c", SYSCALL, *words], capture_output=True, text=True, check=False
+        )
+        assert outside in done.stdout
+
+
+def test_foreign_abi_is_killed(sb: Sandbox) -> None:
+    result = sb.exec(["python3", "-c", SYSCALL, str(0x40000000 + 39)])
+    assert result.exit_code == 128 + 31  # SIGSYS
+
+
 def test_loopback_is_its_own(sb: Sandbox) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
@@ -230,5 +290,11 @@ def test_command_line_can_be_pasted(sb: Sandbox) -> None:
 def test_command_line_can_be_printed(sb: Sandbox) -> None:
     words = sb.command_line()
     assert "bwrap" in words
-    for option in ("--unshare-user", "--unshare-pid", "--cap-drop ALL", "--clearenv", "--seccomp"):
+    for option in (
+        "--unshare-user",
+        "--unshare-pid",
+        "--cap-drop ALL",
+        "--clearenv",
+        "--add-seccomp-fd",
+    ):
         assert option in words

@@ -84,6 +84,55 @@ def test_what_a_filter_pretends_and_what_it_lets_through(name: str, machine: str
         assert answer(code, machine, number) == (ALLOW if real else NOTHING), call
 
 
+DENIED: dict[str, dict[str, int]] = {
+    "x86_64": {
+        "mount": 165, "umount2": 166, "pivot_root": 155, "unshare": 272, "setns": 308, "bpf": 321,
+        "keyctl": 250, "add_key": 248, "request_key": 249, "perf_event_open": 298, "reboot": 169,
+        "userfaultfd": 323, "open_by_handle_at": 304, "settimeofday": 164, "clock_settime": 227,
+        "init_module": 175, "kexec_load": 246, "swapon": 167, "syslog": 103, "iopl": 172,
+    },
+    "aarch64": {
+        "mount": 40, "umount2": 39, "pivot_root": 41, "unshare": 97, "setns": 268, "bpf": 280,
+        "keyctl": 219, "add_key": 217, "request_key": 218, "perf_event_open": 241, "reboot": 142,
+        "userfaultfd": 282, "open_by_handle_at": 265, "settimeofday": 170, "clock_settime": 112,
+        "init_module": 105, "kexec_load": 104, "swapon": 224, "syslog": 116,
+    },
+}  # fmt: skip
+ABSENT = {"clone3": 435, "fsopen": 430, "move_mount": 429, "io_uring_setup": 425, "mseal": 462}
+"""The same number everywhere."""
+CLONE, IOCTL, SOCKET = {"x86_64": 56, "aarch64": 220}, {"x86_64": 16, "aarch64": 29}, {
+    "x86_64": 41, "aarch64": 198,
+}  # fmt: skip
+REFUSED, MISSING, KILLED = 0x00050001, 0x00050026, 0x80000000
+
+
+@pytest.mark.parametrize("machine", ARCHES)
+def test_what_is_denied(machine: str) -> None:
+    code = program("deny", machine)
+    for call, number in DENIED[machine].items():
+        assert answer(code, machine, number) == REFUSED, call
+    for call, number in ABSENT.items():
+        assert answer(code, machine, number) == MISSING, call
+    assert answer(code, machine, 451) == MISSING
+    assert answer(code, machine, 100_000) == MISSING
+    for call in REAL | SYNCS:
+        if call in CALLS[machine]:
+            assert answer(code, machine, CALLS[machine][call]) == ALLOW, call
+    for flag in (0x20000, 0x2000000, 0x4000000, 0x8000000, 0x10000000, 0x20000000, 0x40000000):
+        assert answer(code, machine, CLONE[machine], (flag | 17,)) == REFUSED
+    # what the C library asks for a thread, and for a child
+    assert answer(code, machine, CLONE[machine], (0x3D0F00,)) == ALLOW
+    assert answer(code, machine, CLONE[machine], (0x1200011,)) == ALLOW
+    for request in (0x5412, 0x541C, 0x7700005412):
+        assert answer(code, machine, IOCTL[machine], (0, request)) == REFUSED
+    assert answer(code, machine, IOCTL[machine], (0, 0x5401)) == ALLOW
+    assert answer(code, machine, SOCKET[machine], (40,)) == 0x00050000 | 97
+    assert answer(code, machine, SOCKET[machine], (2,)) == ALLOW
+    assert answer(code, machine, 0x40000000 + 1) == KILLED
+    other = "aarch64" if machine == "x86_64" else "x86_64"
+    assert answer(code, other, 1) == KILLED
+
+
 @pytest.mark.parametrize("machine", ARCHES)
 @pytest.mark.parametrize("call", NODES)
 def test_only_device_nodes_are_pretended(call: str, machine: str) -> None:
