@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sandbox_lite import Limits, Sandbox, SandboxLiteError
-from sandbox_lite.jail import bwrap, limits
+from sandbox_lite.jail import born, bwrap, limits
 from sandbox_lite.jail.limits import delegation
 from sandbox_lite.jail.programs import find_bwrap
 from sandbox_lite.jail.rootfs.store import Store
@@ -81,22 +82,41 @@ def bare_group() -> Path | None:
 
 
 def group_round(path: Path, times: Times) -> None:
-    """Make a group, move a process into it, and remove it again."""
-    child = subprocess.Popen(["sleep", "100"])
+    """Make a group and remove it; put a child into it, in the way that this host allows."""
 
-    def enter() -> None:
+    def make_and_remove() -> None:
         path.mkdir()
-        (path / "cgroup.procs").write_text(str(child.pid))
-
-    def leave() -> None:
         path.rmdir()
 
+    times.note("cgroup v2, bare: make, remove", make_and_remove)
+    path.mkdir()
     try:
-        times.note("cgroup v2, no controllers: make, enter", enter)
+        if born.available():
+            group = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+            null = os.open(os.devnull, os.O_RDWR)
+            try:
+                times.note("cgroup v2, bare: born there", lambda: _born(group, null).wait())
+            finally:
+                os.close(group)
+                os.close(null)
+        else:
+            child = subprocess.Popen(["sleep", "100"])
+            try:
+                times.note(
+                    "cgroup v2, bare: moved there (old libc)",
+                    lambda: (path / "cgroup.procs").write_text(str(child.pid)),
+                )
+            finally:
+                child.kill()
+                child.wait()
     finally:
-        child.kill()
-        child.wait()
-    times.note("cgroup v2, no controllers: remove", leave)
+        path.rmdir()
+
+
+def _born(group: int, null: int) -> born.Born:
+    return born.spawn_into(
+        group, ["/bin/true"], fds=(), standard=(null, null, null), env={}, new_session=True
+    )
 
 
 def one_round(rootfs: str, tree: Path, times: Times) -> None:

@@ -17,11 +17,13 @@ from sandbox_lite.errors import LaunchError, SandboxClosedError
 from sandbox_lite.jail import seccomp
 from sandbox_lite.jail.bwrap import HELD
 from sandbox_lite.jail.orphans import kill_orphans
-from sandbox_lite.jail.process import pidfd_signal, spawn
+from sandbox_lite.jail.process import pidfd_signal, spawn_in_group
 from sandbox_lite.jail.supervisor import Control, Supervisor
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from sandbox_lite.jail.process import Process
 
 START_SECONDS = 60.0
 _CLOSE_SECONDS = 30.0
@@ -90,6 +92,7 @@ def launch(
     argv_of: Callable[[LaunchFds], Sequence[str]],
     *,
     filter_names: Sequence[seccomp.FilterName],
+    group: int | None,
     spawning: Callable[[], contextlib.AbstractContextManager[None]],
     enter: Callable[[int], None],
     protect: Callable[[int, int], None],
@@ -102,6 +105,7 @@ def launch(
         stack: Closes the descriptors, kills process 1 and waits for bwrap.
         argv_of: Makes the command from the numbers of the descriptors.
         filter_names: The system call filters to load.
+        group: Descriptor of the control group to be born in, if there is one.
         spawning: Gives the context in which a thread starts the first bwrap.
         enter: Takes in the process that becomes the sandbox, before it can start another.
         protect: Is given the outer bwrap's child and process 1, before that is asked for anything.
@@ -116,9 +120,9 @@ def launch(
         HostError: `enter` or `protect` could not do it.
     """
     deadline = time.monotonic() + START_SECONDS
-    children: list[subprocess.Popen[bytes]] = []
+    children: list[Process] = []
 
-    def own(process: subprocess.Popen[bytes]) -> None:
+    def own(process: Process) -> None:
         children.append(process)
         stack.callback(_reap, process)
 
@@ -143,15 +147,13 @@ def launch(
             arguments=_memory(ours, b"".join(os.fsencode(word) + b"\0" for word in hidden)),
         )
         argv = argv_of(named)
-        spawn(
+        # A session of its own: Ctrl-C of a terminal goes to every process of the foreground group;
+        # it is ours to interrupt the command, and the sandbox must outlive it.
+        spawn_in_group(
             argv,
+            group=group,
             fds=(*named.numbers(), *fds),
-            stdin=requests_read.fileno(),
-            stdout=reports_write.fileno(),
-            stderr=errors_write.fileno(),
-            # Ctrl-C of a terminal goes to every process of the foreground group: it is ours to
-            # interrupt the command, and the sandbox must outlive it
-            new_session=True,
+            standard=(requests_read.fileno(), reports_write.fileno(), errors_write.fileno()),
             within=spawning,
             own=own,
         )
@@ -221,7 +223,7 @@ def _launch_error(error: Exception, errors: int, argv: Sequence[str]) -> LaunchE
     )
 
 
-def _reap(process: subprocess.Popen[bytes]) -> None:
+def _reap(process: Process) -> None:
     # Not killed at once: in the middle of a start that leaves a child which nothing wakes.
     if process.returncode is None and not _ends(process, _CLOSE_SECONDS):
         process.kill()
@@ -230,7 +232,7 @@ def _reap(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def _ends(process: subprocess.Popen[bytes], seconds: float) -> bool:
+def _ends(process: Process, seconds: float) -> bool:
     """Wait for the end of a child; whether it came within so many seconds."""
     try:
         pidfd = os.pidfd_open(process.pid)

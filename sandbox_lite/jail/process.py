@@ -12,9 +12,10 @@ import sys
 import threading
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 from sandbox_lite.errors import HostError
+from sandbox_lite.jail import born
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -62,10 +63,29 @@ def _reset_words() -> tuple[str, ...]:
     return (sys.executable, "-I", "-S", "-c", _RESET)
 
 
+class Process(Protocol):
+    """A child: a Popen, or one that was born in a control group."""
+
+    pid: int
+
+    @property
+    def returncode(self) -> int | Any:
+        """How it ended, as `Popen` has it; None before it was waited for."""
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for its end."""
+
+    def kill(self) -> None:
+        """Kill it."""
+
+
+_P = TypeVar("_P", bound=Process)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Job:
-    work: Callable[[], subprocess.Popen[bytes]]
-    done: Future[subprocess.Popen[bytes]]
+    work: Callable[[], Process]
+    done: Future[Process]
 
 
 class _Spawner:
@@ -97,12 +117,8 @@ class _Spawner:
             except BaseException as error:  # noqa: BLE001  # handed to whoever asked
                 job.done.set_exception(error)
 
-    def run(
-        self,
-        work: Callable[[], subprocess.Popen[bytes]],
-        own: Callable[[subprocess.Popen[bytes]], object],
-    ) -> subprocess.Popen[bytes]:
-        done: Future[subprocess.Popen[bytes]] = Future()
+    def run(self, work: Callable[[], _P], own: Callable[[_P], object]) -> _P:
+        done: Future[Process] = Future()
         self._jobs.put(_Job(work=work, done=done))
         interrupt = None
         while not done.done():
@@ -111,7 +127,7 @@ class _Spawner:
             except KeyboardInterrupt as error:
                 # a moment later: the child that is just being started needs its owner first
                 interrupt = error
-        process = done.result()
+        process = cast("_P", done.result())
         own(process)
         if interrupt is not None:
             raise interrupt
@@ -205,7 +221,6 @@ def spawn(
     stderr: int | IO[bytes] = subprocess.DEVNULL,
     env: Mapping[str, str] | None = None,
     new_session: bool = False,
-    within: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext,
     own: Callable[[subprocess.Popen[bytes]], object] = lambda process: None,
 ) -> subprocess.Popen[bytes]:
     """Start a program from a thread that outlives the caller.
@@ -219,7 +234,6 @@ def spawn(
         env: Its whole environment, by default an empty one: what bwrap is started with shows
             in the jail's /proc.
         new_session: Put it into a session of its own, out of reach of the terminal's Ctrl-C.
-        within: Gives the context in which the thread that starts it does so.
         own: Told of the child, also where Ctrl-C keeps it from being returned.
 
     Returns:
@@ -230,15 +244,61 @@ def spawn(
     """
 
     def work() -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            (*_reset_words(), *argv),
+            pass_fds=fds,
+            stdin=stdin,
+            stdout=stdout,
+            stderr=stderr,
+            env=dict(env or {}),
+            start_new_session=new_session,
+        )
+
+    return _spawner().run(work, own)
+
+
+def spawn_in_group(
+    argv: Sequence[str],
+    *,
+    group: int | None,
+    fds: Sequence[int],
+    standard: tuple[int, int, int],
+    within: Callable[[], contextlib.AbstractContextManager[None]],
+    own: Callable[[Process], object],
+) -> Process:
+    """Start a program as `spawn` does, in a session of its own and with an empty environment.
+
+    Args:
+        argv: The program, by its path, and its arguments.
+        group: Descriptor of the control group in which it is born, where this host's C library
+            can do that and the kernel lets us; elsewhere it is born where we are.
+        fds: Descriptors it inherits under their own numbers; all others are closed.
+        standard: Its standard input, output and error.
+        within: Gives the context in which the thread that starts it does so.
+        own: Told of the child, also where Ctrl-C keeps it from being returned.
+
+    Raises:
+        OSError: It could not be started.
+    """
+
+    def work() -> Process:
         with within():
+            if group is not None and born.available():
+                # Where the nearest group above both is not ours we may put nothing there, and
+                # before Linux 5.7 nobody may.
+                with contextlib.suppress(PermissionError):
+                    return born.spawn_into(
+                        group, argv, fds=fds, standard=standard, env={}, new_session=True
+                    )
+            stdin, stdout, stderr = standard
             return subprocess.Popen(
                 (*_reset_words(), *argv),
                 pass_fds=fds,
                 stdin=stdin,
                 stdout=stdout,
                 stderr=stderr,
-                env=dict(env or {}),
-                start_new_session=new_session,
+                env={},
+                start_new_session=True,
             )
 
     return _spawner().run(work, own)

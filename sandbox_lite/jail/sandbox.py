@@ -325,6 +325,7 @@ class Sandbox:
                 stack,
                 command.argv,
                 filter_names=_FILTERS,
+                group=box.group,
                 spawning=box.spawning,
                 enter=box.enter,
                 protect=protect,

@@ -88,6 +88,21 @@ def test_sigkill_leaves_no_group(rung: str, rootfs: str, janitor: str) -> None:
     assert gone(places, 2 + 2 * SLACK_SECONDS)
 
 
+def test_every_process_is_born_in_its_group(rung: str, rootfs: str) -> None:
+    if rung == "sampling":
+        return
+    with Sandbox(rootfs) as sandbox:
+        own = Path(f"/proc/{sandbox.pid}/cgroup").read_text()
+        # process 1, the bwrap that waits for it, and the one that waits for that
+        for process in psutil.Process(sandbox.pid).parents()[:2]:
+            assert process.name() == "bwrap"
+            assert Path(f"/proc/{process.pid}/cgroup").read_text() == own
+        assert group.PREFIX in own
+        assert group.PREFIX not in Path("/proc/self/cgroup").read_text().replace("-leaf", "")
+        sandbox.run("sleep 50 & sleep 50 & wait", timeout=0.2)
+        assert sandbox.stats().pids == 4
+
+
 def test_closing_leaves_no_group(rung: str, rootfs: str) -> None:
     if rung == "sampling":
         return

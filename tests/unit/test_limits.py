@@ -167,7 +167,11 @@ def test_disk_is_measured(tmp_path: Path) -> None:
     (tmp_path / "a" / "one").write_bytes(b"x" * MIB)
     (tmp_path / "two").hardlink_to(tmp_path / "a" / "one")
     (tmp_path / "link").symlink_to("/")
+    # mode 000 hides nothing, and stays
+    (tmp_path / "a").chmod(0)
     assert MIB <= measure(tmp_path) < 2 * MIB
+    assert (tmp_path / "a").stat().st_mode & 0o777 == 0
+    (tmp_path / "a").chmod(0o755)
     deep = tmp_path
     for _ in range(205):
         deep /= "d"

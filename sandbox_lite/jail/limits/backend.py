@@ -47,6 +47,10 @@ class Box(Protocol):
     def holds(self) -> frozenset[LimitName]:
         """Limits that the kernel holds here."""
 
+    @property
+    def group(self) -> int | None:
+        """Descriptor of the one directory in which the first bwrap can be born, if there is one."""
+
     def spawning(self) -> AbstractContextManager[None]:
         """Return the context in which a thread starts the first bwrap, where that takes it in."""
 

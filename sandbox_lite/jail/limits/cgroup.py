@@ -9,6 +9,7 @@ import contextlib
 import errno
 import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sandbox_lite.errors import HostError
@@ -19,12 +20,14 @@ from sandbox_lite.jail.owner import Owner
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from pathlib import Path
 
     from sandbox_lite.jail.limits.delegation import Ground
     from sandbox_lite.spec import LimitName
 
 _PERIOD_US = 100_000
+_BRIDGE = 2
+"""Bwraps that wait outside the jail's own pid namespace are in the group as well."""
+
 _LIMIT_OF: Mapping[str, LimitName] = {"memory": "memory", "pids": "pids", "cpu": "cpus"}
 
 
@@ -57,8 +60,6 @@ class _Names:
     cpu_controller: str
     threads_move: bool
     """Whether one thread alone can be in a group, and with it the children that it starts."""
-    bridge: int
-    """Bwraps that wait outside the jail's own pid namespace, and are in the group as well."""
 
 
 _V2 = _Names(
@@ -66,17 +67,17 @@ _V2 = _Names(
     memory_events="memory.events", pids_now="pids.current", pids_events="pids.events",
     anonymous="anon", cpu_file="cpu.stat", cpu_field="usage_usec", cpu_unit=1e-6,
     cpu_controller="cpu",
-    threads_move=False, bridge=1,
+    threads_move=False,
 )  # fmt: skip
 _V1 = _Names(
     memory_now="memory.usage_in_bytes", memory_peak="memory.max_usage_in_bytes",
     memory_stat="memory.stat", memory_events="memory.oom_control", pids_now="pids.current",
     pids_events="pids.events", anonymous="rss", cpu_file="cpuacct.usage", cpu_field=None,
-    cpu_unit=1e-9, cpu_controller="cpuacct", threads_move=True, bridge=2,
+    cpu_unit=1e-9, cpu_controller="cpuacct", threads_move=True,
 )  # fmt: skip
 
 
-def _settings_v2(ask: Ask, names: _Names) -> Iterator[_Setting]:
+def _settings_v2(ask: Ask) -> Iterator[_Setting]:
     if ask.memory_bytes is not None:
         yield _Setting(controller="memory", file="memory.max", value=str(ask.memory_bytes))
         # without swap accounting there is no such file, and the host's swap is not bounded
@@ -84,7 +85,7 @@ def _settings_v2(ask: Ask, names: _Names) -> Iterator[_Setting]:
         # the hog alone dies: with 1 the shell and process 1 would go with it
         yield _Setting(controller="memory", file="memory.oom.group", value="0", optional=True)
     if ask.pids is not None:
-        pids = str(ask.pids + names.bridge)
+        pids = str(ask.pids + _BRIDGE)
         yield _Setting(controller="pids", file="pids.max", value=pids)
     if ask.cpus is not None:
         quota = f"{int(ask.cpus * _PERIOD_US)} {_PERIOD_US}"
@@ -92,7 +93,7 @@ def _settings_v2(ask: Ask, names: _Names) -> Iterator[_Setting]:
     yield _Setting(controller="", file="cgroup.max.descendants", value="0", optional=True)
 
 
-def _settings_v1(ask: Ask, names: _Names) -> Iterator[_Setting]:
+def _settings_v1(ask: Ask) -> Iterator[_Setting]:
     if ask.memory_bytes is not None:
         memory = str(ask.memory_bytes)
         # in this order: memory with swap may never be below memory
@@ -102,7 +103,7 @@ def _settings_v1(ask: Ask, names: _Names) -> Iterator[_Setting]:
         )
         yield _Setting(controller="memory", file="memory.swappiness", value="0", optional=True)
     if ask.pids is not None:
-        pids = str(ask.pids + names.bridge)
+        pids = str(ask.pids + _BRIDGE)
         yield _Setting(controller="pids", file="pids.max", value=pids)
     if ask.cpus is not None:
         yield _Setting(controller="cpu", file="cpu.cfs_period_us", value=str(_PERIOD_US))
@@ -142,6 +143,10 @@ class CgroupBox:
         self.holds: frozenset[LimitName] = frozenset(
             _LIMIT_OF[controller] for controller in paths if controller in _LIMIT_OF
         )
+        self.group: int | None = None
+        if not names.threads_move:
+            place = next(iter(paths.values()))
+            self.group = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
     def protect(self, first: int) -> None:
         """Nothing: process 1 was born here."""
@@ -164,21 +169,25 @@ class CgroupBox:
             yield
 
     def enter(self, pid: int) -> None:
-        """Move a process here; of version 1 it was born here.
+        """Move the two bwraps here, of which this is the inner one, unless they were born here.
 
         Raises:
             HostError: The kernel refuses.
         """
         if self._names.threads_move:
             return
-        for path in dict.fromkeys(self._paths.values()):
-            try:
-                self._ground.move(pid, path)
-            except OSError as error:
-                raise HostError(
-                    f"a process cannot be moved into {path}: {error.strerror}",
-                    hint=delegation.remedy(error.errno),
-                ) from error
+        path = next(iter(self._paths.values()))
+        try:
+            if Path(f"/proc/{pid}/cgroup").read_text().rstrip().endswith(f"/{path.name}"):
+                return
+            parent = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+            for one in (parent, pid):
+                self._ground.move(one, path)
+        except OSError as error:
+            raise HostError(
+                f"a process cannot be moved into {path}: {error.strerror}",
+                hint=delegation.remedy(error.errno),
+            ) from error
 
     def _text(self, controller: str, name: str) -> str:
         fd = self._files.get((controller, name))
@@ -191,6 +200,9 @@ class CgroupBox:
         """Close the files; what they tell is over."""
         while self._files:
             os.close(self._files.popitem()[1])
+        if self.group is not None:
+            os.close(self.group)
+            self.group = None
 
     def _number(self, controller: str, name: str) -> int | None:
         text = self._text(controller, name).strip()
@@ -209,7 +221,7 @@ class CgroupBox:
     def pids(self) -> int | None:
         """Return the tasks of the group, without our own."""
         count = self._number("pids", self._names.pids_now)
-        return None if count is None else max(0, count - self._names.bridge)
+        return None if count is None else max(0, count - _BRIDGE)
 
     def read(self, disk_bytes: int) -> Reading:
         """Look at everything."""
@@ -308,7 +320,7 @@ class _Cgroup:
 
     def _set(self, ask: Ask, paths: Mapping[str, Path]) -> None:
         make = _settings_v2 if self.version == 2 else _settings_v1
-        for one in make(ask, self._names):
+        for one in make(ask):
             path = paths.get(one.controller) or next(iter(paths.values()))
             if one.controller and one.controller not in paths:
                 continue

@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from sandbox_lite.spec import LimitName
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_USABLE = stat.S_IRUSR | stat.S_IXUSR
 _DEEPEST = 200
 """Levels that are walked; whoever nests deeper hides what it writes."""
 _INODE_SECONDS = 3.0
@@ -116,49 +117,56 @@ def measure(path: Path) -> int:
 
     A tree nested deeper than anybody needs counts as endless: fail closed.
     """
-    seen: set[int] = set()
     try:
         top = os.open(path, _DIRECTORY)
     except OSError:
         return 0
-    return _measure(top, seen, 0)
+    try:
+        return _measure(top, set(), 0)
+    finally:
+        os.close(top)
 
 
 def _measure(directory: int, seen: set[int], depth: int) -> int:
-    """Measure below an open directory, and close it."""
+    if depth > _DEEPEST:
+        return 1 << 62
     total = 0
-    try:
-        if depth > _DEEPEST:
-            return 1 << 62
-        for name in os.listdir(directory):
-            with contextlib.suppress(OSError):
-                found = os.stat(name, dir_fd=directory, follow_symlinks=False)
-                if found.st_ino in seen:
-                    continue
-                seen.add(found.st_ino)
-                total += found.st_blocks * 512
-                if stat.S_ISDIR(found.st_mode):
-                    total += _measure(_opened(directory, name), seen, depth + 1)
-    except OSError:
-        pass
-    finally:
-        os.close(directory)
+    for name in os.listdir(directory):
+        # gone again, or changed under us: the next walk sees it
+        with contextlib.suppress(OSError):
+            found = os.stat(name, dir_fd=directory, follow_symlinks=False)
+            if found.st_ino in seen:
+                continue
+            seen.add(found.st_ino)
+            total += found.st_blocks * 512
+            if stat.S_ISDIR(found.st_mode):
+                with _opened(directory, name) as below:
+                    total += _measure(below, seen, depth + 1)
     return total
 
 
-def _opened(parent: int, name: str) -> int:
+@contextlib.contextmanager
+def _opened(parent: int, name: str) -> Iterator[int]:
+    """Yield a directory that can be read and searched, whatever its mode.
+
+    Mode 000 hides its content from us, not from root inside; it has its mode back afterwards.
+    """
+    pinned = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
     try:
-        return os.open(name, _DIRECTORY, dir_fd=parent)
-    except PermissionError:
-        # A directory of mode 000 hides its content from us, not from root inside. It gets its mode
-        # back at once; the descriptor stays good.
-        pinned = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+        mode = stat.S_IMODE(os.fstat(pinned).st_mode)
+        hidden = mode & _USABLE != _USABLE
+        # chmod has no way to refuse links before Linux 6.6; this name is the very directory
+        place = f"/proc/self/fd/{pinned}"
+        if hidden:
+            os.chmod(place, mode | _USABLE)
         try:
-            mode = stat.S_IMODE(os.fstat(pinned).st_mode)
-            os.chmod(f"/proc/self/fd/{pinned}", mode | stat.S_IRWXU)
+            fd = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
-                return os.open(f"/proc/self/fd/{pinned}", os.O_RDONLY | os.O_DIRECTORY)
+                yield fd
             finally:
-                os.chmod(f"/proc/self/fd/{pinned}", mode)
+                os.close(fd)
         finally:
-            os.close(pinned)
+            if hidden:
+                os.chmod(place, mode)
+    finally:
+        os.close(pinned)

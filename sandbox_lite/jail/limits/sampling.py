@@ -30,6 +30,8 @@ class SampledBox:
         self._pids = ask.pids
         self.holds: frozenset[LimitName] = frozenset({"pids"} if _kernel_counts() else ())
 
+    group: int | None = None
+
     def spawning(self) -> contextlib.AbstractContextManager[None]:
         """Nothing to enter."""
         return contextlib.nullcontext()
