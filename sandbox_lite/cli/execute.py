@@ -116,6 +116,10 @@ def execute(
     """
     kept, words, line = _kept(words or [], line)
     if kept is not None:
+        refuse_for_kept(
+            kept, rootfs=rootfs, network=network, mount=mount, input=input_dir, output=output_dir,
+            memory=memory, cpus=cpus, pids=pids, disk=disk, wall=wall, allow_weaker=allow_weaker,
+        )  # fmt: skip
         return _execute_kept(kept, words, line, env=env, timeout=timeout, as_json=as_json)
     from sandbox_lite.jail.sandbox import Sandbox
 
@@ -156,20 +160,41 @@ def execute(
 def _kept(words: list[str], line: str | None) -> tuple[str | None, list[str], str | None]:
     """Return the kept sandbox that the first word names, if it does, and what is left of the words.
 
-    `NAME -- CMD` and `NAME -c LINE` always mean one; `NAME CMD` where there is one of that name.
+    `NAME CMD`, `NAME -- CMD` and `NAME -c LINE` mean one where there is one of that name; what
+    stands behind a first `--` is always a program.
     """
     from sandbox_lite.jail.kept import registry
 
-    if line is not None or len(words) < 2:
+    if line is not None or not words or _after_dashes(words):
         return None, words, line
-    name, second, *rest = words
-    if second == "--":
-        return name, rest, None
-    if second == "-c" and rest and any(one.name == name for one in registry.records()):
-        return name, rest[1:], rest[0]
-    if any(one.name == name for one in registry.records()):
-        return name, words[1:], None
-    return None, words, line
+    name, *rest = words
+    if not any(one.name == name for one in registry.records()):
+        if rest[:1] == ["--"]:
+            raise registry.unknown(name)
+        return None, words, line
+    if rest[:1] == ["-c"] and len(rest) > 1:
+        return name, rest[2:], rest[1]
+    return name, rest[1:] if rest[:1] == ["--"] else rest, None
+
+
+def _after_dashes(words: Sequence[str]) -> bool:
+    """Return whether `--` stood before the words: the parser takes it away."""
+    given = sys.argv
+    return given[len(given) - len(words) - 1 : len(given) - len(words)] == ["--"]
+
+
+def refuse_for_kept(name: str, **options: object) -> None:
+    """Refuse what can only be asked of a fresh sandbox.
+
+    Raises:
+        SpecError: One of the options was given.
+    """
+    for option, value in options.items():
+        if value:
+            raise SpecError(
+                f"--{option.replace('_', '-')} is for a fresh sandbox, and {name!r} is a kept one",
+                hint=f"give it to sandbox-lite create; or copy with: sandbox-lite cp PATH {name}:",
+            )
 
 
 def _execute_kept(

@@ -28,6 +28,7 @@ from sandbox_lite.cli.execute import (
     Weaker,
     Workdir,
     mounts,
+    refuse_for_kept,
     variables,
     weaker,
 )
@@ -95,9 +96,16 @@ def shell(
     if name is not None:
         from sandbox_lite.jail.kept.client import KeptSandbox
 
+        refuse_for_kept(
+            name, rootfs=rootfs, network=network, env=env, mount=mount, input=input_dir,
+            output=output_dir, memory=memory, cpus=cpus, pids=pids, disk=disk, wall=wall,
+            allow_weaker=allow_weaker,
+        )  # fmt: skip
         with KeptSandbox(name) as kept:
             # a shell of its own: the main one stays free for commands of others
-            with kept.interact(_line(), shell=f"terminal-{os.getpid()}") as interaction:
+            with kept.interact(
+                _line(), shell=f"terminal-{os.getpid()}", passing=True
+            ) as interaction:
                 return _attached(interaction)
     settings = config.load(
         {

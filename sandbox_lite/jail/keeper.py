@@ -39,6 +39,7 @@ _LOG_BYTES = 4 * 1024 * 1024
 _LOGGED_BYTES = 4096
 """Of each stream of a command, the tail."""
 _LOOK_SECONDS = 0.5
+_PAUSE_SECONDS = 0.05
 _PROGRAM = "from sandbox_lite.jail.keeper import serve; serve()"
 
 
@@ -200,9 +201,14 @@ class _Keeper:
             if left <= 0 or not self._lives():
                 return
             poll.poll(min(left, _LOOK_SECONDS) * 1000)
-            with contextlib.suppress(BlockingIOError):
+            try:
                 connection, _ = self._listener.accept()
                 threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+            except BlockingIOError:
+                continue
+            except (OSError, RuntimeError):
+                # too many callers at once: those who are there must not lose the sandbox
+                self._end.wait(_PAUSE_SECONDS)
 
     def _lives(self) -> bool:
         with contextlib.suppress(SandboxLiteError):
@@ -230,8 +236,13 @@ class _Keeper:
                 if handler is None:
                     raise SpecError(f"the keeper knows no {request.get('op')!r}")
                 handler(self, connection, request)
+            except (wire.Hangup, CancelledError):
+                raise
             except SandboxLiteError as error:
                 wire.send_json(connection, wire.error_to_json(error))
+            except Exception as error:  # noqa: BLE001  # told to whoever asked; the others go on
+                fault = HostError(f"the keeper failed: {type(error).__name__}: {error}")
+                wire.send_json(connection, wire.error_to_json(fault))
 
     def status(self, connection: socket.socket, request: wire.Json) -> None:
         """Tell what a caller needs to reach the files, and what is in force."""
@@ -291,8 +302,11 @@ class _Keeper:
 
     def interact(self, connection: socket.socket, request: wire.Json) -> None:
         """Hand over the terminal of a shell, and tell about the program that runs on it."""
-        shell = self._sandbox.shell(request["shell"])
-        with shell.interact(request["command"]) as interaction:
+        with contextlib.ExitStack() as stack:
+            shell = self._sandbox.shell(request["shell"])
+            if request["passing"]:
+                stack.callback(self._sandbox.end_shell, request["shell"])
+            interaction = stack.enter_context(shell.interact(request["command"]))
             wire.send_json(connection, {"terminal": True})
             wire.send_fd(connection, interaction.terminal)
             while True:

@@ -19,6 +19,7 @@ from sandbox_lite.jail.limits.disk import DirectoryDisk, TmpfsDisk
 from sandbox_lite.jail.limits.meter import Meter
 from sandbox_lite.jail.limits.processes import Processes
 from sandbox_lite.jail.network import find as find_network
+from sandbox_lite.jail.openat2 import IN_ROOT, openat2
 from sandbox_lite.jail.process import explained, uninterrupted
 from sandbox_lite.jail.program import Program, text_of
 from sandbox_lite.jail.programs import find_bwrap
@@ -225,9 +226,24 @@ class Sandbox:
             # the outer namespace's own view: what is mounted inside cannot be in its way
             fds[name] = os.open(f"/proc/{supervisor.holder}/root{root}", _PLACE)
             stack.callback(os.close, fds[name])
+        tmpfs = TmpfsDisk(fds, self._opened_mounts(stack, supervisor))
         if upper.path is None:
-            return TmpfsDisk(fds)
-        return DirectoryDisk(upper.path, self.spec.limits.disk_bytes, TmpfsDisk(fds))
+            return tmpfs
+        return DirectoryDisk(upper.path, self.spec.limits.disk_bytes, tmpfs)
+
+    def _opened_mounts(
+        self, stack: contextlib.ExitStack, supervisor: Supervisor
+    ) -> tuple[int, ...]:
+        """Open the further tmpfs that were asked for, before anything of others runs inside."""
+        fds = []
+        targets = [one.target for one in self.spec.mounts if one.mode == "tmpfs"]
+        if targets:
+            root = os.open(f"/proc/{supervisor.pid}/root", os.O_PATH | os.O_CLOEXEC)
+            stack.callback(os.close, root)
+            for target in targets:
+                fds.append(openat2(root, os.fsencode(target), _PLACE, resolve=IN_ROOT))
+                stack.callback(os.close, fds[-1])
+        return tuple(fds)
 
     def _bound_inodes(self, holder: int, upper: Upper) -> None:
         """Have the number of files bounded, meanwhile."""
@@ -385,6 +401,15 @@ class Sandbox:
                     name=name, output_bytes=self.spec.limits.output_bytes,
                 )  # fmt: skip
             return self._shells[name]
+
+    def end_shell(self, name: str) -> None:
+        """End the persistent shell of that name, if there is one; not the main one."""
+        if name == "main":
+            raise SpecError("the main shell stays", hint="close the sandbox instead")
+        with self._open_supervisor().in_use(), self._shells_lock:
+            shell = self._shells.pop(name, None)
+            if shell is not None:
+                shell.end()
 
     def run(
         self,

@@ -321,6 +321,13 @@ class Shell:
         assert call.span is not None, "a command that was sent has one"
         return self._meter.judged(result, self._meter.ending(call.span))
 
+    def end(self) -> None:
+        """Kill the shell, and let go of it."""
+        if self._bash is not None:
+            self._bash.kill()
+            self._meter.drop_shell(self._bash.pid)
+        self.close()
+
     def close(self) -> None:
         """Let go of the descriptors; the shell ends with its sandbox."""
         if self._bash is not None:

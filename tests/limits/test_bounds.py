@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 import time
 from typing import TYPE_CHECKING
 
 import pytest
 
-from sandbox_lite import Limits, Sandbox
+from sandbox_lite import Limits, Mount, Sandbox, SandboxSpec
 from sandbox_lite.errors import HostError, SandboxClosedError
 from sandbox_lite.spec import MIB, Outcome
 from tests.limits.conftest import SLACK_SECONDS
@@ -192,6 +194,8 @@ def test_disk(sb: Sandbox, place: str, limit: str) -> None:
     assert result.outcome is Outcome.DISK_FULL
     assert result.limits_hit == (limit,)
     assert (result.usage.disk_bytes or 0) >= 63 * MIB
+    again = timed(sb, f"dd if=/dev/zero of={place} bs=1M seek=63 count=2")
+    assert (again.exit_code, again.limits_hit) == (1, (limit,)), "it is still full"
     assert sb.run(f"rm {place}").ok
     assert_well(sb)
 
@@ -208,8 +212,6 @@ def test_number_of_files(sb: Sandbox) -> None:
 
 @pytest.mark.timeout(120)
 def test_directory_is_measured_and_stopped(rung: str, rootfs: str) -> None:
-    from sandbox_lite import SandboxSpec
-
     spec = SandboxSpec(rootfs=rootfs, upper="directory", limits=SMALL, allow_weaker=WEAKER)
     with Sandbox(spec) as sandbox:
         assert sandbox.enforcement.limit("disk").by == "sampling"
@@ -221,6 +223,75 @@ def test_directory_is_measured_and_stopped(rung: str, rootfs: str) -> None:
         assert sandbox.run("rm -r a").ok
         assert sandbox.run("head -c 1M /dev/zero >b && wc -c <b").stdout == f"{MIB}\n"
         assert_well(sandbox)
+
+
+@pytest.mark.timeout(120)
+def test_directory_that_is_over_its_bound_can_be_cleared(rung: str, rootfs: str) -> None:
+    spec = SandboxSpec(rootfs=rootfs, upper="directory", limits=SMALL, allow_weaker=WEAKER)
+    with Sandbox(spec) as sandbox:
+        sandbox.run("cd /tmp; mkdir many; echo x >/dev/shm/x").check()
+        result = sandbox.run("touch many/{1..6000}; sleep 2; false")
+        assert "disk" in result.limits_hit, "so many files take inodes of the host"
+        assert timed(sandbox, "dd if=/dev/zero of=large bs=1M count=1000").exit_code != 0
+        assert sandbox.run("sleep 0.5; rm -r many large").ok
+        assert sandbox.run("sleep 0.5; echo on").stdout == "on\n"
+
+
+@pytest.mark.timeout(120)
+def test_files_of_a_tmpfs_that_was_asked_for_are_not_memory(rung: str, rootfs: str) -> None:
+    mounts = [Mount(target="/scratch", mode="tmpfs", size_bytes=200 * MIB)]
+    limits = Limits.of(memory="96MiB", disk="64MiB", timeout=30)
+    with Sandbox(rootfs, mounts=mounts, limits=limits) as sandbox:
+        sandbox.run("head -c 180M /dev/zero >/scratch/large && sleep 0.3 && true").check()
+        alive = "python3 -c 'x = b\"x\" * (60 << 20); import time; time.sleep(0.5)'"
+        assert sandbox.run(alive).ok
+
+
+LEADERLESS = """
+import ctypes, threading, time
+def work():
+    {work}
+    time.sleep(100)
+for _ in range({threads}):
+    threading.Thread(target=work).start()
+ctypes.CDLL(None).syscall({exit_call}, 0)
+"""
+EXIT_CALL = 60 if os.uname().machine == "x86_64" else 93
+"""exit(2) of one thread alone."""
+
+
+@pytest.mark.timeout(120)
+def test_memory_of_a_process_whose_first_thread_has_ended(sb: Sandbox) -> None:
+    """The kernel shows such a process as a zombie without any memory."""
+    grow = "x = [bytearray(b'x' * 4096) for _ in range(2 << 18)]"
+    code = LEADERLESS.format(work=grow, threads=1, exit_call=EXIT_CALL)
+    sb.files.write("/tmp/hog.py", code)
+    assert timed(sb, "python3 hog.py", 15).outcome is Outcome.OUT_OF_MEMORY
+    assert_well(sb)
+
+
+@pytest.mark.timeout(120)
+def test_threads_that_are_left_behind_give_way(sb: Sandbox, rung: str) -> None:
+    code = LEADERLESS.format(work="pass", threads=80, exit_call=EXIT_CALL)
+    sb.files.write("/tmp/threads.py", code)
+    sb.run("python3 threads.py >/dev/null 2>&1 & sleep 1", timeout=10)
+    deadline = time.monotonic() + 10
+    result = sb.run("true")
+    while not result.leftovers_killed and time.monotonic() < deadline:
+        result = sb.run("/bin/true")
+    if rung != "sampling" or os.getuid() != 0:
+        assert_well(sb)
+
+
+@pytest.mark.timeout(60)
+def test_program_at_the_lowest_priority(rung: str, rootfs: str) -> None:
+    code = (
+        "from sandbox_lite import Sandbox\n"
+        f"with Sandbox({rootfs!r}) as box: print(box.run('echo on').stdout, end='')"
+    )
+    words = ["nice", "-n", "19", "prlimit", "--nproc=900:900", sys.executable, "-c", code]
+    done = subprocess.run(words, capture_output=True, text=True, check=True, timeout=50)
+    assert done.stdout == "on\n"
 
 
 @pytest.mark.timeout(120)

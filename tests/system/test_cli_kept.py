@@ -217,6 +217,31 @@ def test_what_cannot_be_made_leaves_nothing(cli: Installed, words: list[str], co
     assert not (registry.base() / "x").exists()
 
 
+def test_options_of_a_fresh_sandbox_are_refused_for_a_kept_one(cli: Installed, name: str) -> None:
+    for words in (["--memory", "64MiB"], ["--output", "out"], ["--rootfs", "minimal"]):
+        result = cli.run("exec", *words, name, "--", "true")
+        assert result.code == 2
+        assert words[0] in result.one_error()[0]
+
+
+def test_words_behind_dashes_are_a_program(cli: Installed) -> None:
+    assert cli.run("exec", "--", "env", "--", "echo", "on").text == "on\n"
+    message, hint = cli.run("exec", "no-such-box", "--", "true").one_error()
+    assert "no kept sandbox 'no-such-box'" in message
+    assert "create" in hint
+
+
+def test_shells_of_terminals_do_not_pile_up(name: str) -> None:
+    with Sandbox.connect(name) as box:
+        for number in range(3):
+            with box.interact("echo hello", shell=f"terminal-{number}", passing=True) as terminal:
+                assert terminal.finish().exit_code == 0
+        deadline = time.monotonic() + 5
+        while box.stats()["pids"] > 2 and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert box.stats()["pids"] == 2
+
+
 def test_another_user_is_refused(name: str) -> None:
     require(os.getuid() == 0, "root")
     directory = registry.base() / name

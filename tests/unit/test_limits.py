@@ -169,15 +169,16 @@ def test_disk_is_measured(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("/")
     # mode 000 hides nothing, and stays
     (tmp_path / "a").chmod(0)
-    assert MIB <= measure(tmp_path) < 2 * MIB
+    assert MIB <= measure(tmp_path).used_bytes < 2 * MIB
+    assert measure(tmp_path).files == 3
     assert (tmp_path / "a").stat().st_mode & 0o777 == 0
     (tmp_path / "a").chmod(0o755)
     deep = tmp_path
     for _ in range(205):
         deep /= "d"
     deep.mkdir(parents=True)
-    assert measure(tmp_path) >= 1 << 60
-    assert measure(tmp_path / "nothing") == 0
+    assert measure(tmp_path).used_bytes >= 1 << 60
+    assert measure(tmp_path / "nothing").used_bytes == 0
 
 
 def test_files_of_a_disk() -> None:

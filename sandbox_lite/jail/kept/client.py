@@ -150,11 +150,21 @@ class KeptSandbox:
             return self._command(request, on_output, stdin)  # type: ignore[arg-type]
 
     @contextlib.contextmanager
-    def interact(self, command: str | bytes, *, shell: str = "main") -> Iterator[Interaction]:
-        """Run an interactive program on a shell's terminal; use the result with `with`."""
+    def interact(
+        self, command: str | bytes, *, shell: str = "main", passing: bool = False
+    ) -> Iterator[Interaction]:
+        """Run an interactive program on a shell's terminal; use the result with `with`.
+
+        Args:
+            command: What to run.
+            shell: On whose terminal; made if there is none of that name.
+            passing: End that shell afterwards.
+        """
         text = command if isinstance(command, str) else command.decode(errors="surrogateescape")
         with self._connection() as connection, contextlib.ExitStack() as stack:
-            wire.send_json(connection, {"op": "interact", "shell": shell, "command": text})
+            wire.send_json(
+                connection, {"op": "interact", "shell": shell, "command": text, "passing": passing}
+            )
             _checked(wire.receive_json(connection))
             terminal = wire.receive_fd(connection)
             stack.callback(os.close, terminal)

@@ -183,6 +183,9 @@ class CgroupBox:
             parent = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
             for one in (parent, pid):
                 self._ground.move(one, path)
+        except (ProcessLookupError, FileNotFoundError):
+            # it has ended already: what it said of that is the better message
+            return
         except OSError as error:
             raise HostError(
                 f"a process cannot be moved into {path}: {error.strerror}",
@@ -264,6 +267,10 @@ class CgroupBox:
         return fd
 
 
+class _VanishedError(Exception):
+    """The directory in which groups were made is no more."""
+
+
 class _Cgroup:
     """One version as a rung."""
 
@@ -287,9 +294,18 @@ class _Cgroup:
         Raises:
             HostError: The kernel refuses.
         """
-        ground = delegation.find(self.version)
-        if isinstance(ground, HostError):
-            raise ground
+        try:
+            with self._box_on(delegation.found(self.version), ask) as box:
+                yield box
+        except _VanishedError:
+            # The place that was remembered is gone: another program of root's was the last to use
+            # it, or the scope went with a janitor that was killed.
+            delegation.forget()
+            with self._box_on(delegation.found(self.version), ask) as box:
+                yield box
+
+    @contextlib.contextmanager
+    def _box_on(self, ground: Ground, ask: Ask) -> Iterator[CgroupBox]:
         owner = os.getpid()
         name = group.fresh_name(Owner.current())
         paths = {controller: base / name for controller, base in ground.controllers.items()}
@@ -312,6 +328,8 @@ class _Cgroup:
     def _make(self, path: Path) -> None:
         try:
             path.mkdir()
+        except FileNotFoundError:
+            raise _VanishedError from None
         except OSError as error:
             raise HostError(
                 f"cannot make the control group {path}: {error.strerror}",

@@ -109,14 +109,32 @@ _swept: list[int] = []
 _found: dict[int, Ground | HostError] = {}
 
 
-def _forget() -> None:
+def forget() -> None:
+    """Look anew at the next call."""
+    with _lock:
+        _found.clear()
+
+
+def _after_fork() -> None:
     global _lock
     _lock = threading.Lock()
     _found.clear()
 
 
 # the janitor, who keeps our scope, is the parent's
-os.register_at_fork(after_in_child=_forget)
+os.register_at_fork(after_in_child=_after_fork)
+
+
+def found(version: int) -> Ground:
+    """Return where groups of that version can be made.
+
+    Raises:
+        HostError: Nowhere; the hint names the remedy.
+    """
+    ground = find(version)
+    if isinstance(ground, HostError):
+        raise ground
+    return ground
 
 
 def swept() -> int:

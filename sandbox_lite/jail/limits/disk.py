@@ -5,14 +5,17 @@ from __future__ import annotations
 # All is done on descriptors, of which pathlib knows nothing:
 # ruff: noqa: PTH101
 import contextlib
+import errno
 import os
 import stat
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from sandbox_lite.spec import MIB, inodes_of
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from sandbox_lite.spec import LimitName
@@ -21,6 +24,8 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _USABLE = stat.S_IRUSR | stat.S_IXUSR
 _DEEPEST = 200
 """Levels that are walked; whoever nests deeper hides what it writes."""
+_STEP_BYTES = 8 * MIB
+"""Of less free space on the host's disk, from which on a walk is due at once."""
 _INODE_SECONDS = 3.0
 _REST = 10
 """A walk may take the tenth part of the time between two."""
@@ -38,9 +43,15 @@ class DiskUse:
 class TmpfsDisk:
     """The private tmpfs of a sandbox, which the kernel bounds."""
 
-    def __init__(self, fds: Mapping[LimitName, int]) -> None:
-        """Look through descriptors of their roots, which stay their owner's."""
+    def __init__(self, fds: Mapping[LimitName, int], mounts: Sequence[int] = ()) -> None:
+        """Look through descriptors of their roots, which stay their owner's.
+
+        Args:
+            fds: The disk and /dev/shm.
+            mounts: Further tmpfs that were asked for, which have bounds of their own.
+        """
         self._fds = fds
+        self._mounts = mounts
 
     def look(self) -> DiskUse:
         """Return what is in use, and which of them are full."""
@@ -55,6 +66,10 @@ class TmpfsDisk:
                 files_gone = found.f_files and found.f_ffree == 0
                 if bytes_gone or files_gone:
                     full.add(name)
+        for fd in self._mounts:
+            with contextlib.suppress(OSError):
+                found = os.fstatvfs(fd)
+                used += (found.f_blocks - found.f_bfree) * found.f_frsize
         return DiskUse(used_bytes=used, full=frozenset(full))
 
     def await_inodes(self, count: int) -> bool:
@@ -75,6 +90,7 @@ class DirectoryDisk:
         self._limit = limit_bytes
         self._shm = shm
         self._used = 0
+        self._files = 0
         self._free = 0
         self._due = 0.0
 
@@ -85,18 +101,24 @@ class DirectoryDisk:
             now = time.monotonic()
             free = _free_bytes(self._path)
             # others write to that disk too: less free space is a reason to look, never a verdict
-            if now >= self._due or self._free - free > self._limit - self._used:
-                self._used = measure(self._path)
+            room = max(self._limit - self._used, _STEP_BYTES)
+            if now >= self._due or self._free - free > room:
+                # what cannot be looked at now, for want of descriptors, is as it was
+                with contextlib.suppress(OSError):
+                    found = measure(self._path)
+                    self._used, self._files = found.used_bytes, found.files
                 self._free = free
                 self._due = now + max(0.2, _REST * (time.monotonic() - now))
-        over = self._limit is not None and self._used > self._limit
+        over = self.over
         disk: frozenset[LimitName] = frozenset({"disk"} if over else ())
         return DiskUse(used_bytes=self._used + shm.used_bytes, full=shm.full | disk)
 
     @property
     def over(self) -> bool:
         """Whether the last walk found more than the bound."""
-        return self._limit is not None and self._used > self._limit
+        if self._limit is None:
+            return False
+        return self._used > self._limit or self._files > inodes_of(self._limit)
 
     @property
     def used_bytes(self) -> int:
@@ -112,37 +134,55 @@ def _free_bytes(path: Path) -> int:
     return found.f_bavail * found.f_frsize
 
 
-def measure(path: Path) -> int:
-    """Return the bytes that a tree takes on its disk, each file once, following no link.
+@dataclass(slots=True)
+class Measure:
+    """What a tree takes."""
+
+    used_bytes: int = 0
+    """On its disk, each file once."""
+    files: int = 0
+    """An empty one takes no bytes, and yet an inode of the host."""
+
+
+def measure(path: Path) -> Measure:
+    """Measure a tree, following no link.
 
     A tree nested deeper than anybody needs counts as endless: fail closed.
+
+    Raises:
+        OSError: It could not be looked at, for want of descriptors say.
     """
+    found = Measure()
     try:
         top = os.open(path, _DIRECTORY)
-    except OSError:
-        return 0
+    except FileNotFoundError:
+        return found
     try:
-        return _measure(top, set(), 0)
+        _measure(top, set(), 0, found)
     finally:
         os.close(top)
+    return found
 
 
-def _measure(directory: int, seen: set[int], depth: int) -> int:
+def _measure(directory: int, seen: set[int], depth: int, found: Measure) -> None:
     if depth > _DEEPEST:
-        return 1 << 62
-    total = 0
+        found.used_bytes = 1 << 62
+        return
     for name in os.listdir(directory):
-        # gone again, or changed under us: the next walk sees it
-        with contextlib.suppress(OSError):
-            found = os.stat(name, dir_fd=directory, follow_symlinks=False)
-            if found.st_ino in seen:
+        try:
+            status = os.stat(name, dir_fd=directory, follow_symlinks=False)
+            if status.st_ino in seen:
                 continue
-            seen.add(found.st_ino)
-            total += found.st_blocks * 512
-            if stat.S_ISDIR(found.st_mode):
+            seen.add(status.st_ino)
+            found.files += 1
+            found.used_bytes += status.st_blocks * 512
+            if stat.S_ISDIR(status.st_mode):
                 with _opened(directory, name) as below:
-                    total += _measure(below, seen, depth + 1)
-    return total
+                    _measure(below, seen, depth + 1, found)
+        except OSError as error:
+            # gone again, or changed under us, is seen by the next walk
+            if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+                raise
 
 
 @contextlib.contextmanager

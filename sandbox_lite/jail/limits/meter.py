@@ -12,6 +12,7 @@ import time
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from sandbox_lite.errors import SandboxLiteError
 from sandbox_lite.jail.limits import verdict
 from sandbox_lite.jail.limits.backend import Counters
 from sandbox_lite.jail.limits.disk import DirectoryDisk, DiskUse, TmpfsDisk
@@ -30,7 +31,7 @@ BUSY_SECONDS = 0.02
 CALM_SECONDS = 0.1
 """Between two looks at what a command left behind, and at one that is far from every bound."""
 _SHARED_STEP_BYTES = 4 * MIB
-_PURGES, _CALM_AGAIN_SECONDS = 5, 1.0
+_PURGES, _CALM_AGAIN_SECONDS = 20, 1.0
 """After so many in a row the bomb is among those that were there before, and none is spared."""
 _SEVERAL = 2
 """Processes left behind, from which on a look is taken whether they become more."""
@@ -57,7 +58,10 @@ class Span:
 class Ending:
     """What a command met and took."""
 
-    limits_hit: tuple[LimitName, ...]
+    met: tuple[LimitName, ...]
+    """Limits that were reached while it ran: these may be why it failed."""
+    full: frozenset[LimitName]
+    """What is full, perhaps since before."""
     shared: bool
     leftovers_killed: int
     usage: Usage
@@ -75,6 +79,8 @@ class _Samples:
     told_leftovers: int = 0
     full: frozenset[LimitName] = frozenset()
     shared_bytes: int = 0
+    memfd_bytes: int = 0
+    stored_bytes: int = 0
     healthy: frozenset[int] = field(default_factory=frozenset)
     purged_at: float = float("-inf")
     purges: int = 0
@@ -164,15 +170,18 @@ class Meter:
             before=self._counters(),
             cpu_before=self._cpu_seconds(),
             root=root,
-            shared=bool(self._spans),
+            # what an earlier command left behind may meet a limit as well
+            shared=bool(self._spans) or count > 1 + len(self._shells),
             peak_fd=self._box.open_peak(),
             pids_before=count,
         )
 
     def _count(self) -> int:
-        """Return the number of processes, with their threads where that is cheap to know."""
+        """Return the number of processes and threads."""
         count = self._box.pids()
-        return len(self._processes.pids()) if count is None else count
+        if count is None:
+            return sum(entry.threads for entry in self._processes.entries())
+        return count
 
     def _recover(self) -> int:
         """See that a command can start processes, and remember who was there before it."""
@@ -223,7 +232,8 @@ class Meter:
             fresh = self._samples.leftovers_killed - self._samples.told_leftovers
             self._samples.told_leftovers += fresh
             return Ending(
-                limits_hit=verdict.hit(span.before, after),
+                met=verdict.hit(span.before, after),
+                full=use.full,
                 shared=span.shared,
                 leftovers_killed=fresh,
                 usage=Usage(
@@ -236,8 +246,8 @@ class Meter:
 
     def judged(self, result: CommandResult, ending: Ending) -> CommandResult:
         """Return the result with its verdict."""
-        outcome = verdict.outcome(result.outcome, result.exit_code, ending.limits_hit)
-        hit = list(ending.limits_hit)
+        outcome = verdict.outcome(result.outcome, result.exit_code, ending.met)
+        hit = [*ending.met, *sorted(ending.full.difference(ending.met))]
         if result.outcome is Outcome.TIMED_OUT:
             hit.append("wall" if self.expired else "timeout")
         if result.dropped_bytes:
@@ -330,10 +340,8 @@ class Meter:
     def _look_at_pids(self) -> int:
         count = self._box.pids()
         limit = self._limits.pids
-        if count is None and "pids" in self._box.holds:
-            count = len(self._processes.pids())
-        elif count is None:
-            count = sum(entry.threads for entry in self._processes.entries())
+        if count is None:
+            count = self._count()
         for span in self._spans:
             span.peak_pids = max(span.peak_pids, count)
         if limit is not None and count >= limit:
@@ -346,14 +354,14 @@ class Meter:
     def _purge(self, *, everything: bool = False, idle: bool = False) -> None:
         """Kill what earlier commands left behind, which keeps the next from starting anything.
 
-        Spared is what was there when all was well, unless that does not help; with `everything`
-        only process 1 and the shells are. With `idle` the command under way has just ended.
+        Spared is what was there when all was well, unless that does not help, and what the commands
+        under way have started; with `everything` not that, with `idle` there are none any more.
         """
         now = time.monotonic()
         if now - self._samples.purged_at > _CALM_AGAIN_SECONDS:
             self._samples.purges = 0
         in_vain = self._samples.purges >= _PURGES
-        spared = frozenset() if in_vain or everything else self._samples.healthy
+        spared = frozenset() if in_vain else self._samples.healthy
         roots = {span.root for span in self._spans if span.root is not None}
 
         def doomed(entries: list[Entry]) -> set[int]:
@@ -365,7 +373,11 @@ class Meter:
             killed = self._processes.purge(doomed)
         else:
             shells = {FIRST, *self._shells, *roots}
-            killed = self._processes.purge_stopped(doomed, self._stop_all, shells)
+            try:
+                killed = self._processes.purge_stopped(doomed, self._stop_all, shells)
+            except SandboxLiteError:
+                # process 1 does not answer; then as well as it goes without
+                killed = self._processes.purge(doomed)
         if killed:
             # they had been refused, or were about to be; of RLIMIT_NPROC nobody counts
             self._samples.pids_refused += self._box.pids() is None
@@ -382,10 +394,13 @@ class Meter:
         if sampled:
             # descriptors take long to look through; a memfd grows with the host's shared memory
             shared = host_shared_bytes()
-            grown = shared > self._samples.shared_bytes + _SHARED_STEP_BYTES
-            if grown or shared < self._samples.shared_bytes:
+            grown = abs(shared - self._samples.shared_bytes) > _SHARED_STEP_BYTES
+            if grown:
                 self._samples.shared_bytes = shared
-            memory = self._processes.rough_bytes(memfds=grown)
+            rough, memfds = self._processes.rough_bytes(memfds=grown)
+            if grown:
+                self._samples.memfd_bytes = memfds
+            memory = rough + self._samples.memfd_bytes
         else:
             memory = self._box.read(self._disk.look().used_bytes).memory_bytes or 0
         for span in self._spans:
@@ -400,16 +415,18 @@ class Meter:
         return memory > limit // 2
 
     def _look_at_disk(self) -> DiskUse:
-        before = self._disk.used_bytes if isinstance(self._disk, DirectoryDisk) else 0
         use = self._disk.look()
         fresh = use.full - self._samples.full
         self._samples.disk_filled += "disk" in fresh
         self._samples.shm_filled += "shm" in fresh
         self._samples.full = use.full
         # no kernel stops it; one that frees space may go on
-        over = isinstance(self._disk, DirectoryDisk) and self._disk.over
-        if over and use.used_bytes > before:
-            self._stop_writers()
+        disk = self._disk
+        if isinstance(disk, DirectoryDisk):
+            grew = disk.used_bytes > self._samples.stored_bytes
+            self._samples.stored_bytes = disk.used_bytes
+            if disk.over and grew:
+                self._stop_writers()
         return use
 
     def _stop_writers(self) -> None:

@@ -63,7 +63,7 @@ class Processes:
             return [int(name) for name in os.listdir(self._proc) if name.isdigit()]
         return []
 
-    def _read(self, pid: int, name: str) -> bytes:
+    def _read(self, pid: int | str, name: str) -> bytes:
         fd = os.open(f"{pid}/{name}", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._proc)
         try:
             data = b""
@@ -81,7 +81,8 @@ class Processes:
             with contextlib.suppress(OSError, ValueError, IndexError):
                 # the second field may hold blanks and parentheses: proc(5)
                 fields = self._read(pid, "stat").rpartition(b")")[2].split()
-                if fields[0] in b"ZX":
+                # of a process whose first thread alone has ended the kernel says the same
+                if fields[0] in b"ZX" and int(fields[17]) <= 1:
                     continue
                 cpu = sum(int(field) for field in fields[11:15]) / _TICKS
                 found.append(
@@ -91,20 +92,44 @@ class Processes:
 
     # -- memory -------------------------------------------------------------------------------
 
-    def rough_bytes(self, *, memfds: bool) -> int:
-        """Return at least what all processes hold; what a fork shares is counted each time."""
+    def _place(self, pid: int) -> tuple[str, int, int]:
+        """Return where a process's memory can be read, and its resident and shared bytes.
+
+        The first thread may have ended while others go on; then its own files show nothing.
+        """
+        resident, shared = _two(self._read(pid, "statm"))
+        if resident:
+            return str(pid), resident, shared
+        fd = os.open(f"{pid}/task", _DIRECTORY, dir_fd=self._proc)
+        try:
+            threads = os.listdir(fd)
+        finally:
+            os.close(fd)
+        for thread in threads:
+            place = f"{pid}/task/{thread}"
+            with contextlib.suppress(OSError, ValueError):
+                resident, shared = _two(self._read(place, "statm"))
+                if resident:
+                    return place, resident, shared
+        return str(pid), 0, 0
+
+    def rough_bytes(self, *, memfds: bool) -> tuple[int, int]:
+        """Return at least what all processes hold, apart from memfds, and with it those.
+
+        What a fork shares is counted each time. Memfds are looked for where that is asked.
+        """
         total = 0
         inodes: dict[tuple[int, int], int] = {}
         for pid in self.pids():
             with contextlib.suppress(OSError, ValueError):
-                resident, shared = (int(n) * _PAGE for n in self._read(pid, "statm").split()[1:3])
+                place, resident, shared = self._place(pid)
                 total += resident - shared
                 # of files, mostly, which the kernel can drop: only the longer text tells them apart
                 if shared > _SHARED_BYTES:
-                    total += _shared_memory(self._read(pid, "status"))
+                    total += _shared_memory(self._read(place, "status"))
                 if memfds:
-                    inodes |= self._memfds(pid)
-        return total + sum(inodes.values())
+                    inodes |= self._memfds(place)
+        return total, sum(inodes.values())
 
     def held(self) -> Held:
         """Return what all processes hold, each shared page once, and who holds most.
@@ -116,10 +141,11 @@ class Processes:
         inodes: dict[tuple[int, int], int] = {}
         for pid in self.pids():
             with contextlib.suppress(OSError, ValueError):
-                own = self._memfds(pid)
+                place, _, _ = self._place(pid)
+                own = self._memfds(place)
                 inodes |= own
-                shares = _rollup(self._read(pid, "smaps_rollup"))
-                unmapped = self._shared(pid, {number for _, number in inodes})
+                shares = _rollup(self._read(place, "smaps_rollup"))
+                unmapped = self._shared(place, {number for _, number in inodes})
                 total += shares + unmapped
                 mine = shares + unmapped + sum(own.values())
                 if mine > most and pid != FIRST:
@@ -130,7 +156,7 @@ class Processes:
         """Return the process that holds most memory, process 1 apart."""
         return self.held().largest
 
-    def _memfds(self, pid: int) -> dict[tuple[int, int], int]:
+    def _memfds(self, pid: str) -> dict[tuple[int, int], int]:
         """Return the bytes of each memfd that a process has open, by device and inode."""
         found = {}
         fd = os.open(f"{pid}/fd", _DIRECTORY, dir_fd=self._proc)
@@ -144,14 +170,14 @@ class Processes:
             os.close(fd)
         return found
 
-    def _shared(self, pid: int, counted: Collection[int]) -> int:
+    def _shared(self, pid: str, counted: Collection[int]) -> int:
         """Return a process's part of shared memory that no descriptor stands for any more."""
         total, ours = 0, False
         for line in self._read(pid, "smaps").splitlines():
             mapping = _MAPPING.fullmatch(line)
             if mapping is not None:
                 name = mapping[3]
-                ours = name.startswith((b"/dev/zero", b"/SYSV")) or (
+                ours = name.startswith((b"/dev/zero", b"/SYSV", b"[anon_shmem:")) or (
                     name.startswith(b"/memfd:") and int(mapping[2]) not in counted
                 )
             elif ours and line.startswith(b"Pss:"):
@@ -248,6 +274,12 @@ def descendants(entries: Collection[Entry], roots: Collection[int]) -> set[int]:
         if at in roots:
             found.add(pid)
     return found
+
+
+def _two(statm: bytes) -> tuple[int, int]:
+    """Return the resident and the shared bytes of a /proc/PID/statm."""
+    words = statm.split()
+    return int(words[1]) * _PAGE, int(words[2]) * _PAGE
 
 
 def _shared_memory(status: bytes) -> int:

@@ -46,9 +46,11 @@ class SampledBox:
         """
         # Whoever watches must come to its turn among fifty that compute without end. Inherited,
         # and nobody inside can lower it again.
-        os.setpriority(os.PRIO_PROCESS, first, _NICE)
+        os.setpriority(os.PRIO_PROCESS, first, max(_NICE, os.getpriority(os.PRIO_PROCESS, first)))
         if self._pids is not None and _kernel_counts():
-            resource.prlimit(first, resource.RLIMIT_NPROC, (self._pids, self._pids))
+            _, hard = resource.prlimit(first, resource.RLIMIT_NPROC)
+            bound = self._pids if hard == resource.RLIM_INFINITY else min(self._pids, hard)
+            resource.prlimit(first, resource.RLIMIT_NPROC, (bound, bound))
 
     def counters(self) -> Counters:
         """Return nothing: such a limit leaves no count."""

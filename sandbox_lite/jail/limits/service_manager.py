@@ -78,7 +78,10 @@ def _call(method: str, signature: str, body: tuple[object, ...]) -> None:
         except OSError:
             raise OSError(error.errno or errno.ENOENT, f"not reached: {error}") from error
     if reply.header.message_type is MessageType.error:
-        said = reply.body[0] if reply.body else "no reason given"
+        said = str(reply.body[0] if reply.body else "no reason given")
+        if "OOMPolicy" in said:
+            # older ones end the whole scope where one process runs out of memory
+            raise OSError(errno.EOPNOTSUPP, "it is older than systemd 253")
         raise OSError(errno.EPERM, f"{method}: {said}")
 
 

@@ -8,7 +8,7 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from sandbox_lite.errors import SandboxLiteError
+from sandbox_lite.errors import HostError
 from sandbox_lite.jail.limits.meter import CALM_SECONDS
 
 if TYPE_CHECKING:
@@ -30,12 +30,19 @@ class Watchdog:
         """Look at a sandbox until the end of the block."""
         owner = os.getpid()
         with self._changed:
-            self._due[meter] = 0.0
-            if self._thread is None:
-                self._thread = threading.Thread(
+            if self._thread is None or not self._thread.is_alive():
+                thread = threading.Thread(
                     target=self._serve, name="sandbox-lite watchdog", daemon=True
                 )
-                self._thread.start()
+                try:
+                    thread.start()
+                except RuntimeError as error:
+                    raise HostError(
+                        "no thread can be started that looks after the sandbox's limits",
+                        hint="end processes, or raise their limit: ulimit -u",
+                    ) from error
+                self._thread = thread
+            self._due[meter] = 0.0
             self._changed.notify()
         try:
             yield
@@ -69,9 +76,8 @@ class Watchdog:
             for meter in due:
                 try:
                     pause = meter.sample()
-                except (OSError, SandboxLiteError):
-                    # no descriptor or memory left for a look, or a sandbox that ends meanwhile:
-                    # whatever it is, the others must be looked at
+                except Exception:  # noqa: BLE001  # whatever it is, the others must be looked at
+                    # no descriptor or memory left for a look, or a sandbox that ends meanwhile
                     pause = CALM_SECONDS
                 if pause is not None:
                     self._plan(meter, time.monotonic() + pause)
