@@ -47,10 +47,6 @@ while IFS=' ' read -r -u 3 verb key word; do
   kill)
     kill -s "$word" -- "-${child[$key]}"
     printf 'sent %s %s\n' "$key" "$?" >&4 ;;
-  stop)
-    # of all at once, under the lock that fork takes too: nothing that forks without end escapes it
-    kill -s STOP -- -1
-    printf 'stopped %s 0\n' "$key" >&4 ;;
   wait)
     wait "${child[$key]}"
     printf 'ended %s %s\n' "$key" "${lost[$key]:-$?}" >&4

@@ -283,7 +283,7 @@ class Sandbox:
         dog = watchdog.shared()
         meter = Meter(
             self.spec.limits, box, Processes(proc), disk,
-            end=supervisor.expire, stop_all=supervisor.stop_all,
+            end=supervisor.expire,
             wake=lambda: dog.wake(meter),
         )  # fmt: skip
         self._meter = meter

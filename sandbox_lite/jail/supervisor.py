@@ -35,8 +35,6 @@ RESERVE_BYTES = 64 * 1024 * 1024
 """Of the control directory, which outputs leave to the texts of commands."""
 
 _HINT = "open a fresh sandbox, with a longer limit if it needs one"
-_STOP_SECONDS = 0.5
-"""Whoever asks looks after other sandboxes too."""
 _LINE_LIMIT = 4096
 _NUMBER = re.compile("[0-9]{1,9}")  # reports can be forged: Python's int() takes more, or raises
 _TIOCSPTLCK, _TIOCGPTN = 0x40045431, 0x80045430  # ioctl_tty(2); the same on x86-64 and aarch64
@@ -258,14 +256,14 @@ class Supervisor:
             if words[:2] == [verb, key]:
                 return words[2] if len(words) > 2 else ""
 
-    def _ask(self, request: str, verb: str, key: str, *, seconds: float = ANSWER_SECONDS) -> str:
+    def _ask(self, request: str, verb: str, key: str) -> str:
         with self._lock:
             self.check_open()
             try:
                 self._requests.write(request.encode() + b"\n")
             except BrokenPipeError:
                 raise _gone() from None
-            return self._answer(verb, key, time.monotonic() + seconds)
+            return self._answer(verb, key, time.monotonic() + ANSWER_SECONDS)
 
     def _start(self, request: str, key: str) -> Child:
         inside = self._ask(request, "started", key)
@@ -292,10 +290,6 @@ class Supervisor:
         """Return how a child ended, as bash has it; the child must have ended."""
         text = self._ask(f"wait {child.key}", "ended", child.key)
         return int(text) & 255 if _NUMBER.fullmatch(text) else 255
-
-    def stop_all(self) -> None:
-        """Send SIGSTOP to every process but process 1, in one step that no fork can escape."""
-        self._ask("stop all", "stopped", "all", seconds=_STOP_SECONDS)
 
     def abandon(self, key: str) -> None:
         """End a program whose caller was interrupted, started or about to be."""

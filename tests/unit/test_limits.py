@@ -89,8 +89,11 @@ def test_what_was_named_is_held_or_refused() -> None:
     with pytest.raises(HostError, match="pids cannot be held"):
         held_by(spec, {"cpus"})
     held_by(SandboxSpec(limits=spec.limits, allow_weaker=("cpus", "pids")), set())
-    # defaults may weaken
-    held_by(SandboxSpec(), set())
+    # defaults may weaken, but never so far that a fork storm ends the host
+    held_by(SandboxSpec(), {"pids"})
+    with pytest.raises(HostError, match="pids cannot be held"):
+        held_by(SandboxSpec(), set())
+    held_by(SandboxSpec(limits=Limits.none()), set())
 
 
 def test_limits_know_what_was_named() -> None:

@@ -12,7 +12,6 @@ import time
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from sandbox_lite.errors import SandboxLiteError
 from sandbox_lite.jail.limits import verdict
 from sandbox_lite.jail.limits.backend import Counters
 from sandbox_lite.jail.limits.disk import DirectoryDisk, DiskUse, TmpfsDisk
@@ -97,7 +96,6 @@ class Meter:
         disk: TmpfsDisk | DirectoryDisk,
         *,
         end: Callable[[str], None],
-        stop_all: Callable[[], None],
         wake: Callable[[], None],
     ) -> None:
         """Take the parts.
@@ -108,7 +106,6 @@ class Meter:
             processes: Those of the jail.
             disk: Where it writes.
             end: Ends the sandbox, for the reason it is given.
-            stop_all: Stops all processes but process 1 at once.
             wake: Has the watchdog look soon.
         """
         self._limits = limits
@@ -116,7 +113,6 @@ class Meter:
         self._processes = processes
         self._disk = disk
         self._end_sandbox = end
-        self._stop_all = stop_all
         self._wake = wake
         self._lock = threading.RLock()
         self._spans: list[Span] = []
@@ -345,10 +341,10 @@ class Meter:
         for span in self._spans:
             span.peak_pids = max(span.peak_pids, count)
         if limit is not None and count >= limit:
-            kernel = "pids" in self._box.holds
             if self._box.pids() is None:
                 self._samples.pids_refused += 1
-            self._purge(everything=not kernel and count > limit)
+            # a kernel that holds it exactly lets none be beyond
+            self._purge(everything=count > limit)
         return count
 
     def _purge(self, *, everything: bool = False, idle: bool = False) -> None:
@@ -369,15 +365,7 @@ class Meter:
             living = set() if everything or idle else descendants(entries, roots)
             return {entry.pid for entry in entries} - ours - living - spared
 
-        if "pids" in self._box.holds:
-            killed = self._processes.purge(doomed)
-        else:
-            shells = {FIRST, *self._shells, *roots}
-            try:
-                killed = self._processes.purge_stopped(doomed, self._stop_all, shells)
-            except SandboxLiteError:
-                # process 1 does not answer; then as well as it goes without
-                killed = self._processes.purge(doomed)
+        killed = self._processes.purge(doomed)
         if killed:
             # they had been refused, or were about to be; of RLIMIT_NPROC nobody counts
             self._samples.pids_refused += self._box.pids() is None

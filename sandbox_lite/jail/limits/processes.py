@@ -210,28 +210,6 @@ class Processes:
             return True
         return False
 
-    def purge_stopped(
-        self,
-        doomed: Callable[[list[Entry]], set[int]],
-        stop_all: Callable[[], None],
-        last: Collection[int],
-    ) -> int:
-        """As `purge`, where no kernel bounds the processes: what forks faster than we can look.
-
-        Args:
-            doomed: Picks whom to kill.
-            stop_all: Stops all of them at once.
-            last: The shells, which go on after all others: they must see no stopped child.
-        """
-        stop_all()
-        try:
-            return len(self._signal_all(doomed, signal.SIGKILL))
-        finally:
-            left = [entry.pid for entry in self.entries() if entry.pid != FIRST]
-            for pid in sorted(left, key=lambda pid: pid in last):
-                with contextlib.suppress(OSError), self.pinned(pid) as fd:
-                    signal.pidfd_send_signal(fd, signal.SIGCONT)
-
     def purge(self, doomed: Callable[[list[Entry]], set[int]]) -> int:
         """Kill whatever `doomed` picks, until it picks nothing more; return how many there were.
 

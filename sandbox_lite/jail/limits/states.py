@@ -86,9 +86,10 @@ def check(spec: SandboxSpec, found: Collection[LimitState], probe: Probe, refuse
     """
     for state in found:
         wanted = state.name in spec.limits.named and state.value is not None
-        # samples stop one fork storm, and not fifty at once: the host would stand still
-        weak = state.by == "none" or (state.name == "pids" and state.by == "sampling")
-        if wanted and weak and state.name not in spec.allow_weaker:
+        # Samples alone do not stop a fork storm, and the host would stand still: that is no default
+        # to weaken to.
+        storm = state.name == "pids" and state.by == "sampling"
+        if (storm or (wanted and state.by == "none")) and state.name not in spec.allow_weaker:
             raise HostError(
                 f"the limit {state.name} cannot be held here: {state.detail} ({probe.detail})",
                 hint=f"leave it out, or allow less by name: allow_weaker={{{state.name!r}}}"
