@@ -236,6 +236,15 @@ def test_directory_is_measured_and_stopped(rung: str, rootfs: str) -> None:
 
 
 @pytest.mark.timeout(120)
+def test_memory_beside_a_directory(rung: str, rootfs: str) -> None:
+    limits = Limits.of(memory="96MiB", pids=64, disk="300MiB", timeout=30)
+    with Sandbox(SandboxSpec(rootfs=rootfs, upper="directory", limits=limits)) as sandbox:
+        sandbox.run("head -c 250M /dev/zero >/tmp/large").check()
+        assert timed(sandbox, python(MEMFD)).outcome is Outcome.OUT_OF_MEMORY
+        assert sandbox.run("echo on").ok
+
+
+@pytest.mark.timeout(120)
 def test_directory_that_is_over_its_bound_can_be_cleared(rung: str, rootfs: str) -> None:
     spec = SandboxSpec(rootfs=rootfs, upper="directory", limits=SMALL)
     with Sandbox(spec) as sandbox:

@@ -69,8 +69,8 @@ class Box(Protocol):
     def pids(self) -> int | None:
         """Return how many processes and threads there are."""
 
-    def read(self, disk_bytes: int) -> Reading:
-        """Look; `disk_bytes` is what the sandbox's tmpfs hold."""
+    def read(self, tmpfs_bytes: int) -> Reading:
+        """Look; `tmpfs_bytes` is what the sandbox's tmpfs hold."""
 
     def read_cpu(self) -> float | None:
         """Return the cpu seconds spent so far, or None."""

@@ -226,7 +226,7 @@ class CgroupBox:
         count = self._number("pids", self._names.pids_now)
         return None if count is None else max(0, count - _BRIDGE)
 
-    def read(self, disk_bytes: int) -> Reading:
+    def read(self, tmpfs_bytes: int) -> Reading:
         """Look at everything."""
         names = self._names
         stat = _fields(self._text("memory", names.memory_stat))
@@ -234,7 +234,7 @@ class CgroupBox:
         if names.anonymous in stat:
             # What lies on the sandbox's tmpfs is its disk; other shared memory, a memfd for one,
             # is its memory. What we wrote there ourselves is charged to our own group.
-            shared = max(0, stat.get("shmem", 0) - disk_bytes)
+            shared = max(0, stat.get("shmem", 0) - tmpfs_bytes)
             kernel = max(0, stat.get("kernel", 0) - stat.get("slab_reclaimable", 0))
             memory = stat[names.anonymous] + shared + kernel
         return Reading(memory_bytes=memory)

@@ -36,6 +36,8 @@ class DiskUse:
     """One look."""
 
     used_bytes: int
+    tmpfs_bytes: int
+    """Of these, what is memory to the kernel."""
     full: frozenset[LimitName]
     """Those that take no more bytes, or no more files."""
 
@@ -70,7 +72,7 @@ class TmpfsDisk:
             with contextlib.suppress(OSError):
                 found = os.fstatvfs(fd)
                 used += (found.f_blocks - found.f_bfree) * found.f_frsize
-        return DiskUse(used_bytes=used, full=frozenset(full))
+        return DiskUse(used_bytes=used, tmpfs_bytes=used, full=frozenset(full))
 
     def await_inodes(self, count: int) -> bool:
         """Wait until the disk takes that many files; False where it comes to no such bound."""
@@ -103,15 +105,16 @@ class DirectoryDisk:
             # others write to that disk too: less free space is a reason to look, never a verdict
             room = max(self._limit - self._used, _STEP_BYTES)
             if now >= self._due or self._free - free > room:
-                # what cannot be looked at now, for want of descriptors, is as it was
-                with contextlib.suppress(OSError):
-                    found = measure(self._path)
-                    self._used, self._files = found.used_bytes, found.files
+                self.walk()
                 self._free = free
                 self._due = now + max(0.2, _REST * (time.monotonic() - now))
         over = self.over
         disk: frozenset[LimitName] = frozenset({"disk"} if over else ())
-        return DiskUse(used_bytes=self._used + shm.used_bytes, full=shm.full | disk)
+        return DiskUse(
+            used_bytes=self._used + shm.used_bytes,
+            tmpfs_bytes=shm.used_bytes,
+            full=shm.full | disk,
+        )
 
     @property
     def over(self) -> bool:
@@ -121,9 +124,16 @@ class DirectoryDisk:
         return self._used > self._limit or self._files > inodes_of(self._limit)
 
     @property
-    def used_bytes(self) -> int:
-        """What the last walk found."""
-        return self._used
+    def stored(self) -> tuple[int, int]:
+        """Bytes and files that the last walk found."""
+        return self._used, self._files
+
+    def walk(self) -> None:
+        """Measure it now."""
+        # what cannot be looked at, for want of descriptors, is as it was
+        with contextlib.suppress(OSError):
+            found = measure(self._path)
+            self._used, self._files = found.used_bytes, found.files
 
 
 def _free_bytes(path: Path) -> int:

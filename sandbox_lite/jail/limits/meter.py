@@ -79,7 +79,7 @@ class _Samples:
     full: frozenset[LimitName] = frozenset()
     shared_bytes: int = 0
     memfd_bytes: int = 0
-    stored_bytes: int = 0
+    stored: tuple[int, int] = (0, 0)
     healthy: frozenset[int] = field(default_factory=frozenset)
     purged_at: float = float("-inf")
     purges: int = 0
@@ -298,7 +298,7 @@ class Meter:
         """Return one look for a person."""
         with self._lock:
             use = self._look_at_disk()
-            memory = self._box.read(use.used_bytes).memory_bytes
+            memory = self._box.read(use.tmpfs_bytes).memory_bytes
             return SandboxStats(
                 memory_bytes=self._processes.held().total_bytes if memory is None else memory,
                 pids=self._look_at_pids(),
@@ -390,7 +390,7 @@ class Meter:
                 self._samples.memfd_bytes = memfds
             memory = rough + self._samples.memfd_bytes
         else:
-            memory = self._box.read(self._disk.look().used_bytes).memory_bytes or 0
+            memory = self._box.read(self._disk.look().tmpfs_bytes).memory_bytes or 0
         for span in self._spans:
             span.peak_memory = max(span.peak_memory, memory)
         if memory > limit:
@@ -411,17 +411,19 @@ class Meter:
         # no kernel stops it; one that frees space may go on
         disk = self._disk
         if isinstance(disk, DirectoryDisk):
-            grew = disk.used_bytes > self._samples.stored_bytes
-            self._samples.stored_bytes = disk.used_bytes
-            if disk.over and grew:
-                self._stop_writers()
+            stored, self._samples.stored = self._samples.stored, disk.stored
+            if disk.over and any(map(int.__gt__, disk.stored, stored)):
+                self._stop_writers(disk)
         return use
 
-    def _stop_writers(self) -> None:
+    def _stop_writers(self, disk: DirectoryDisk) -> None:
         def doomed(entries: list[Entry]) -> set[int]:
             return {entry.pid for entry in entries} - {FIRST, *self._shells}
 
         self._processes.purge(doomed)
+        # what they wrote to the last must not be taken for the next one's doing
+        disk.walk()
+        self._samples.stored = disk.stored
 
 
 def _peak(span: Span) -> int | None:

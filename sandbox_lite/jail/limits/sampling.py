@@ -122,7 +122,7 @@ class SampledBox:
         """Return None: only the processes tell."""
         return None
 
-    def read(self, disk_bytes: int) -> Reading:
+    def read(self, tmpfs_bytes: int) -> Reading:
         """Return nothing."""
         return Reading()
 
