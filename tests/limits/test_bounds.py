@@ -32,9 +32,9 @@ for _ in range(2048):
 """
 SHARED = """
 import mmap
-area = mmap.mmap(-1, 2 << 30)
-for at in range(0, 2 << 30, 4096):
-    area[at] = 1
+area = mmap.mmap(-1, 1 << 30)
+for _ in range(1024):
+    area.write(b"x" * (1 << 20))
 """
 CHILDREN = """
 import os, time

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -19,6 +22,15 @@ GROUPS = {
 }
 """What the hint must name where no group is delegated."""
 
+GROUNDS = {
+    "user": "in the scope sandbox-lite-",
+    "login": "in the scope sandbox-lite-",
+    "system": "in the scope sandbox-lite-",
+    "scope": "in our own delegated group",
+    "root": "below /sys/fs/cgroup/sandbox-lite",
+}
+"""Where groups are made, by the words of `doctor`."""
+
 NAMESPACES = {
     "docker": "seccomp profile",
     "userns0": "sysctl user.max_user_namespaces",
@@ -27,6 +39,21 @@ NAMESPACES = {
     "ubuntu": "/etc/apparmor.d/",
 }
 """What the hint must name where no user namespace can be made."""
+
+
+@pytest.mark.timeout(120)
+def test_where_groups_are_made() -> None:
+    if HOST not in GROUNDS:
+        pytest.skip("another rung than the one under test")
+    # the second time too: the first may have given controllers to those beside it
+    for _ in range(2):
+        code = "from sandbox_lite.jail import limits; print(limits.choose()[1].detail)"
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=50
+        )
+        assert GROUNDS[HOST] in done.stdout
+    if HOST != "scope":
+        assert "leaf" not in Path("/proc/self/cgroup").read_text()
 
 
 @pytest.mark.timeout(120)

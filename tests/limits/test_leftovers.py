@@ -22,6 +22,9 @@ from tests.limits.conftest import SLACK_SECONDS
 if TYPE_CHECKING:
     from sandbox_lite.spec import CommandResult
 
+LEAF = "sandbox-lite-leaf"
+"""Where we ourselves are, in a group that was given to us."""
+
 WORKER = """
 import os, sys
 from sandbox_lite import Limits, Sandbox
@@ -98,7 +101,7 @@ def test_every_process_is_born_in_its_group(rung: str, rootfs: str) -> None:
             assert process.name() == "bwrap"
             assert Path(f"/proc/{process.pid}/cgroup").read_text() == own
         assert group.PREFIX in own
-        assert group.PREFIX not in Path("/proc/self/cgroup").read_text().replace("-leaf", "")
+        assert group.PREFIX not in Path("/proc/self/cgroup").read_text().replace(LEAF, "")
         sandbox.run("sleep 50 & sleep 50 & wait", timeout=0.2)
         assert sandbox.stats().pids == 4
 

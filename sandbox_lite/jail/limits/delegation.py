@@ -260,7 +260,10 @@ def _find_v2() -> Ground:
     if os.geteuid() == 0 and at_root and not _is_delegated(here):
         return _below_top(top)
     whole = _controllers(here) >= set(_CONTROLLERS) and os.access(here, os.W_OK)
-    if whole:
+    # A unit of the user's manager is the user's to write, also where nobody gave it to us; there
+    # we ask for one of our own, and leave the processes of the user where they are.
+    promised = f"/user@{os.getuid()}.service/" not in own or service_manager.delegates(here.name)
+    if whole and promised is not False:
         with contextlib.suppress(HostError):
             # somebody else's processes may sit in it as well
             return _below_own(here)

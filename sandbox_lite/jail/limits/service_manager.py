@@ -66,10 +66,14 @@ def _ask_on_the_bus(message: Message) -> Message:
     return cast("Message", reply)
 
 
-def _call(method: str, signature: str, body: tuple[object, ...]) -> None:
-    from jeepney import DBusAddress, MessageType, new_method_call
+def _answer(message: Message) -> tuple[object, ...]:
+    """Ask the manager and return what its answer holds.
 
-    message = new_method_call(DBusAddress(**_MANAGER), method, signature, body)
+    Raises:
+        OSError: It is not there, or refuses.
+    """
+    from jeepney import MessageType
+
     try:
         reply = _ask_directly(message)
     except OSError as error:
@@ -77,12 +81,43 @@ def _call(method: str, signature: str, body: tuple[object, ...]) -> None:
             reply = _ask_on_the_bus(message)
         except OSError:
             raise OSError(error.errno or errno.ENOENT, f"not reached: {error}") from error
+    body: tuple[object, ...] = reply.body
     if reply.header.message_type is MessageType.error:
-        said = str(reply.body[0] if reply.body else "no reason given")
+        said = str(body[0] if body else "no reason given")
         if "OOMPolicy" in said:
             # older ones end the whole scope where one process runs out of memory
             raise OSError(errno.EOPNOTSUPP, "it is older than systemd 253")
-        raise OSError(errno.EPERM, f"{method}: {said}")
+        raise OSError(errno.EPERM, said)
+    return body
+
+
+def _call(method: str, signature: str, body: tuple[object, ...]) -> tuple[object, ...]:
+    from jeepney import DBusAddress, new_method_call
+
+    return _answer(new_method_call(DBusAddress(**_MANAGER), method, signature, body))
+
+
+def delegates(unit: str) -> bool | None:
+    """Return whether the manager has given a unit of its own away; None where it does not say."""
+    from jeepney import DBusAddress, new_method_call
+
+    kind = {"scope": "Scope", "service": "Service"}.get(unit.rpartition(".")[2])
+    if kind is None:
+        return None
+    try:
+        (path,) = _call("GetUnit", "s", (unit,))
+        properties = DBusAddress(
+            str(path),
+            bus_name=_MANAGER["bus_name"],
+            interface="org.freedesktop.DBus.Properties",
+        )
+        asked = (f"org.freedesktop.systemd1.{kind}", "Delegate")
+        ((_, value),) = cast(
+            "tuple[tuple[str, object]]", _answer(new_method_call(properties, "Get", "ss", asked))
+        )
+    except (OSError, ValueError):
+        return None
+    return bool(value)
 
 
 def start_scope(unit: str, pid: int) -> None:
