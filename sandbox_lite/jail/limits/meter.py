@@ -244,6 +244,8 @@ class Meter:
         """Return the result with its verdict."""
         outcome = verdict.outcome(result.outcome, result.exit_code, ending.met)
         hit = [*ending.met, *sorted(ending.full.difference(ending.met))]
+        if ending.leftovers_killed and "pids" not in hit:
+            hit.append("pids")
         if result.outcome is Outcome.TIMED_OUT:
             hit.append("wall" if self.expired else "timeout")
         if result.dropped_bytes:
