@@ -15,7 +15,13 @@ from typing import TYPE_CHECKING
 from sandbox_lite.jail.limits import verdict
 from sandbox_lite.jail.limits.backend import Counters
 from sandbox_lite.jail.limits.disk import DirectoryDisk, DiskUse, TmpfsDisk
-from sandbox_lite.jail.limits.processes import FIRST, Entry, descendants, host_shared_bytes
+from sandbox_lite.jail.limits.processes import (
+    FIRST,
+    Entry,
+    descendants,
+    holds_memory,
+    host_shared_bytes,
+)
 from sandbox_lite.spec import MIB, Outcome, SandboxStats, Usage
 
 if TYPE_CHECKING:
@@ -121,6 +127,7 @@ class Meter:
         self._streak: tuple[Outcome, int] = (Outcome.EXITED, 0)
         self._closed = False
         self._dormant = False
+        self._dying: int | None = None
         self.started = time.monotonic()
         self.expired = False
         """The wall time is over, and with it the sandbox."""
@@ -185,7 +192,7 @@ class Meter:
         if self._spans or limit is None:
             return count
         if count >= limit - 1:
-            self._purge()
+            self._purge(wait=True)
         elif count < limit // 2:
             self._samples.healthy = frozenset(self._processes.pids())
         return count
@@ -206,7 +213,7 @@ class Meter:
             if count >= limit - 1:
                 with self._lock:
                     span.peak_pids = max(span.peak_pids, count)
-                    self._purge(idle=True)
+                    self._purge(idle=True, wait=True)
                 return
             time.sleep(BUSY_SECONDS)
             before, count = count, self._count()
@@ -295,6 +302,7 @@ class Meter:
         """Look no more."""
         with self._lock:
             self._closed = True
+            self._forget_dying()
 
     def stats(self) -> SandboxStats:
         """Return one look for a person."""
@@ -349,7 +357,7 @@ class Meter:
             self._purge(everything=count > limit)
         return count
 
-    def _purge(self, *, everything: bool = False, idle: bool = False) -> None:
+    def _purge(self, *, everything: bool = False, idle: bool = False, wait: bool = False) -> None:
         """Kill what earlier commands left behind, which keeps the next from starting anything.
 
         Spared is what was there when all was well, unless that does not help, and what the commands
@@ -367,7 +375,7 @@ class Meter:
             living = set() if everything or idle else descendants(entries, roots)
             return {entry.pid for entry in entries} - ours - living - spared
 
-        killed = self._processes.purge(doomed)
+        killed = self._processes.purge(doomed, wait=wait)
         if killed:
             # they had been refused, or were about to be; of RLIMIT_NPROC nobody counts
             self._samples.pids_refused += self._box.pids() is None
@@ -380,6 +388,8 @@ class Meter:
         limit = self._limits.memory_bytes
         if limit is None or not self._box.near(limit // 2):
             return False
+        if self._awaits_a_death():
+            return True
         sampled = "memory" not in self._box.holds
         if sampled:
             # descriptors take long to look through; a memfd grows with the host's shared memory
@@ -400,9 +410,27 @@ class Meter:
             # Of a group the sum is the kernel's own; shared memory that no process holds any more
             # is in it, and no kill would give that back.
             beyond = held.total_bytes > (limit if sampled else limit // 2)
-            if beyond and held.largest is not None and self._processes.kill(held.largest):
-                self._samples.out_of_memory += 1
+            if beyond and held.largest is not None:
+                self._dying = self._processes.kill(held.largest)
+                self._samples.out_of_memory += self._dying is not None
         return memory > limit // 2
+
+    def _awaits_a_death(self) -> bool:
+        """Return whether who was killed last has yet to give its memory back.
+
+        Nobody else has to die meanwhile, and nobody waits here: others are to be looked at.
+        """
+        if self._dying is None:
+            return False
+        if holds_memory(self._dying):
+            return True
+        self._forget_dying()
+        return False
+
+    def _forget_dying(self) -> None:
+        if self._dying is not None:
+            os.close(self._dying)
+            self._dying = None
 
     def _look_at_disk(self) -> DiskUse:
         use = self._disk.look()

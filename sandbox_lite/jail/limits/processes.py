@@ -25,7 +25,7 @@ _PAGE = os.sysconf("SC_PAGE_SIZE")
 _SHARED_BYTES = 16 * 1024 * 1024
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _MAPPING = re.compile(rb"[0-9a-f]+-[0-9a-f]+ .{4} [0-9a-f]+ ([0-9a-f:]+) (\d+) +(.*)")
-_PURGE_SECONDS = 5.0
+_PURGE_SECONDS = 2.0
 
 FIRST = 1
 """Process 1, which is ours."""
@@ -199,44 +199,48 @@ class Processes:
         finally:
             os.close(fd)
 
-    def kill(self, pid: int) -> bool:
-        """Kill one process and wait until its memory is given back; whether it was there."""
-        with contextlib.suppress(OSError), self.pinned(pid) as fd:
-            # pidfd_send_signal(2) takes a directory of /proc as well
-            signal.pidfd_send_signal(fd, signal.SIGKILL)
-            deadline = time.monotonic() + _PURGE_SECONDS
-            while time.monotonic() < deadline and _holds_memory(fd):
-                time.sleep(0.001)
-            return True
-        return False
+    def kill(self, pid: int) -> int | None:
+        """Kill one process.
 
-    def purge(self, doomed: Callable[[list[Entry]], set[int]]) -> int:
-        """Kill whatever `doomed` picks, until it picks nothing more; return how many there were.
-
-        All are stopped first: of processes that fork without end, each that was killed would make
-        room for the next.
+        Returns:
+            A descriptor for `holds_memory`, which the caller closes: it takes a while until all is
+            given back. None where it was gone.
         """
-        stopped = self._signal_all(doomed, signal.SIGSTOP)
-        return len(stopped | self._signal_all(doomed, signal.SIGKILL))
+        with contextlib.suppress(OSError):
+            fd = os.open(str(pid), _DIRECTORY, dir_fd=self._proc)
+            try:
+                # pidfd_send_signal(2) takes a directory of /proc as well
+                signal.pidfd_send_signal(fd, signal.SIGKILL)
+            except BaseException:
+                os.close(fd)
+                raise
+            return fd
+        return None
 
-    def _signal_all(
-        self, doomed: Callable[[list[Entry]], set[int]], number: signal.Signals
-    ) -> set[int]:
+    def purge(self, doomed: Callable[[list[Entry]], set[int]], *, wait: bool = False) -> int:
+        """Kill whatever `doomed` picks, until it picks nobody new; return how many there were.
+
+        Who has a signal to come cannot fork any more (fork(2) begins anew after it), so nobody
+        need be stopped first.
+
+        Args:
+            doomed: Picks pids.
+            wait: Until they are gone as well, which takes the dying a while on a busy host.
+        """
         done: set[int] = set()
         deadline = time.monotonic() + _PURGE_SECONDS
         while time.monotonic() < deadline:
             picked = doomed(self.entries())
-            # the killed take a moment to go, and are looked for until they have; the stopped stay
-            again = picked if number is signal.SIGKILL else picked - done
-            if not again:
-                break
-            for pid in again:
+            fresh = picked - done
+            for pid in fresh:
                 with contextlib.suppress(OSError), self.pinned(pid) as fd:
-                    signal.pidfd_send_signal(fd, number)
-            if again <= done:
+                    signal.pidfd_send_signal(fd, signal.SIGKILL)
+            done |= fresh
+            if not fresh and not (wait and picked):
+                break
+            if not fresh:
                 time.sleep(0.001)
-            done |= again
-        return done
+        return len(done)
 
 
 def descendants(entries: Collection[Entry], roots: Collection[int]) -> set[int]:
@@ -275,7 +279,8 @@ def _rollup(smaps_rollup: bytes) -> int:
     return 0
 
 
-def _holds_memory(fd: int) -> bool:
+def holds_memory(fd: int) -> bool:
+    """Return whether a process that was killed has yet to give its memory back."""
     try:
         stat = os.open("statm", os.O_RDONLY | os.O_CLOEXEC, dir_fd=fd)
     except OSError:
