@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from sandbox_lite.spec import LimitName
 
 _PERIOD_US = 100_000
+_GIVES_WAY = 10
+"""A sandbox has so small a part of a busy processor, beside the host's own programs: nice 10."""
 _BRIDGE = 2
 """Bwraps that wait outside the jail's own pid namespace are in the group as well."""
 
@@ -90,6 +92,7 @@ def _settings_v2(ask: Ask) -> Iterator[_Setting]:
     if ask.cpus is not None:
         quota = f"{int(ask.cpus * _PERIOD_US)} {_PERIOD_US}"
         yield _Setting(controller="cpu", file="cpu.max", value=quota)
+    yield _Setting(controller="cpu", file="cpu.weight", value=str(100 // _GIVES_WAY), optional=True)
     yield _Setting(controller="", file="cgroup.max.descendants", value="0", optional=True)
 
 
@@ -109,6 +112,9 @@ def _settings_v1(ask: Ask) -> Iterator[_Setting]:
         yield _Setting(controller="cpu", file="cpu.cfs_period_us", value=str(_PERIOD_US))
         quota = str(int(ask.cpus * _PERIOD_US))
         yield _Setting(controller="cpu", file="cpu.cfs_quota_us", value=quota)
+    yield _Setting(
+        controller="cpu", file="cpu.shares", value=str(1024 // _GIVES_WAY), optional=True
+    )
 
 
 def _move_thread(path: Path) -> None:
