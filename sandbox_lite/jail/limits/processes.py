@@ -152,10 +152,6 @@ class Processes:
                     largest, most = pid, mine
         return Held(total_bytes=total + sum(inodes.values()), largest=largest)
 
-    def largest(self) -> int | None:
-        """Return the process that holds most memory, process 1 apart."""
-        return self.held().largest
-
     def _memfds(self, pid: str) -> dict[tuple[int, int], int]:
         """Return the bytes of each memfd that a process has open, by device and inode."""
         found = {}
