@@ -123,37 +123,54 @@ class Pump:
         self._streams.clear()
 
 
+class _Serving:
+    """The drainer's thread and what it waits on."""
+
+    def __init__(self, serve: Callable[[_Serving], None]) -> None:
+        self.wake, self._waker = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self.epoll = select.epoll()
+        self.epoll.register(self.wake, select.EPOLLIN)
+        self._thread = threading.Thread(
+            target=serve, args=(self,), name="sandbox-lite drainer", daemon=True
+        )
+        self._thread.start()
+
+    def end(self) -> None:
+        """Wait for the end of the thread, which must have been told already."""
+        with contextlib.suppress(BlockingIOError):
+            os.write(self._waker, b"x")
+        self._thread.join()
+        self.epoll.close()
+        os.close(self.wake)
+        os.close(self._waker)
+
+
 class Drainer:
     """One thread that reads what background jobs write, so that none of them blocks."""
 
     def __init__(self) -> None:
-        self._epoll = select.epoll()
         self._outputs: dict[int, Output] = {}
         self._lock = threading.Lock()
-        self._wake, self._waker = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        self._epoll.register(self._wake, select.EPOLLIN)
         self._closed = False
-        self._thread: threading.Thread | None = None
+        self._serving: _Serving | None = None
 
     def adopt(self, fds: tuple[int, ...], output: Output) -> None:
         """Own these descriptors, which all feed one output."""
         with self._lock:
+            if self._serving is None:
+                # most sandboxes never have a background job that writes
+                self._serving = _Serving(self._serve)
             for fd in fds:
                 self._outputs[fd] = output
-                self._epoll.register(fd, select.EPOLLIN)
-            if self._thread is None:
-                self._thread = threading.Thread(
-                    target=self._serve, name="sandbox-lite drainer", daemon=True
-                )
-                self._thread.start()
+                self._serving.epoll.register(fd, select.EPOLLIN)
 
-    def _serve(self) -> None:
+    def _serve(self, serving: _Serving) -> None:
         while not self._closed:
-            for fd, _ in self._epoll.poll():
-                if fd != self._wake:
-                    self._read(fd)
+            for fd, _ in serving.epoll.poll():
+                if fd != serving.wake:
+                    self._read(serving, fd)
 
-    def _read(self, fd: int) -> None:
+    def _read(self, serving: _Serving, fd: int) -> None:
         data = read_ready(fd)
         with self._lock:
             output = self._outputs.get(fd)
@@ -162,7 +179,7 @@ class Drainer:
             if data:
                 output.feed_late(data)
             elif data == b"":
-                self._epoll.unregister(fd)
+                serving.epoll.unregister(fd)
                 del self._outputs[fd]
                 os.close(fd)
                 if output not in self._outputs.values():
@@ -171,14 +188,10 @@ class Drainer:
     def close(self) -> None:
         """End the thread and close every descriptor."""
         self._closed = True
-        with contextlib.suppress(BlockingIOError):
-            os.write(self._waker, b"x")
-        if self._thread is not None:
-            self._thread.join()
+        serving = self._serving
+        if serving is not None:
+            serving.end()
         for fd, output in self._outputs.items():
             os.close(fd)
             output.spool.close()
         self._outputs.clear()
-        self._epoll.close()
-        os.close(self._wake)
-        os.close(self._waker)

@@ -134,18 +134,6 @@ class CgroupBox:
         self._names = names
         self._ground = ground
         self._paths = paths
-        self._files: dict[tuple[str, str], int] = {}
-        # kept open: they are read before and after every command
-        for controller, name in (
-            *(("memory", name) for name in (names.memory_now, names.memory_stat)),
-            ("memory", names.memory_events),
-            *(("pids", name) for name in (names.pids_now, names.pids_events)),
-            (names.cpu_controller, names.cpu_file),
-        ):
-            if controller in paths:
-                with contextlib.suppress(FileNotFoundError):
-                    fd = os.open(paths[controller] / name, os.O_RDONLY | os.O_CLOEXEC)
-                    self._files[controller, name] = fd
         self.holds: frozenset[LimitName] = frozenset(
             _LIMIT_OF[controller] for controller in paths if controller in _LIMIT_OF
         )
@@ -199,16 +187,20 @@ class CgroupBox:
             ) from error
 
     def _text(self, controller: str, name: str) -> str:
-        fd = self._files.get((controller, name))
-        if fd is not None:
-            with contextlib.suppress(OSError):
-                return os.pread(fd, 1 << 14, 0).decode()
+        path = self._paths.get(controller)
+        if path is None:
+            return ""
+        # opened each time: a thousand sandboxes have no six descriptors each to spare
+        with contextlib.suppress(OSError):
+            fd = os.open(path / name, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                return os.read(fd, 1 << 14).decode()
+            finally:
+                os.close(fd)
         return ""
 
     def close(self) -> None:
-        """Close the files; what they tell is over."""
-        while self._files:
-            os.close(self._files.popitem()[1])
+        """Let go of the group."""
         if self.group is not None:
             os.close(self.group)
             self.group = None
