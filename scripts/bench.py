@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sandbox_lite import Limits, Sandbox, SandboxLiteError
-from sandbox_lite.jail import born, bwrap, limits
+from sandbox_lite.jail import bwrap, janitor, limits, process
 from sandbox_lite.jail.limits import delegation
 from sandbox_lite.jail.programs import find_bwrap
 from sandbox_lite.jail.rootfs.store import Store
@@ -92,32 +92,26 @@ def group_round(path: Path, times: Times) -> None:
     times.note("cgroup v2, bare: make, remove", make_and_remove)
     path.mkdir()
     try:
-        if born.available():
-            group = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-            null = os.open(os.devnull, os.O_RDWR)
-            try:
-                times.note("cgroup v2, bare: born there", lambda: _born(group, null).wait())
-            finally:
-                os.close(group)
-                os.close(null)
-        else:
-            child = subprocess.Popen(["sleep", "100"])
-            try:
-                times.note(
-                    "cgroup v2, bare: moved there (old libc)",
-                    lambda: (path / "cgroup.procs").write_text(str(child.pid)),
-                )
-            finally:
-                child.kill()
-                child.wait()
+        group = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        null = os.open(os.devnull, os.O_RDWR)
+        try:
+            times.note("cgroup v2, bare: born there", lambda: _born(group, null))
+            times.note("the same program, without a group", lambda: _started(null))
+        finally:
+            os.close(group)
+            os.close(null)
     finally:
         path.rmdir()
 
 
-def _born(group: int, null: int) -> born.Born:
-    return born.spawn_into(
-        group, ["/bin/true"], fds=(), standard=(null, null, null), env={}, new_session=True
-    )
+def _born(group: int, null: int) -> None:
+    child = janitor.SHARED.bear(group, ["/bin/true"], fds=(), standard=(null, null, null))
+    assert child is not None, "it serves, and we are what we were"
+    child.wait()
+
+
+def _started(null: int) -> None:
+    process.spawn(["/bin/true"], stdin=null, stdout=null, stderr=null, new_session=True).wait()
 
 
 def one_round(rootfs: str, tree: Path, times: Times) -> None:
@@ -155,6 +149,8 @@ def sandbox_closed(sandbox: Sandbox, times: Times) -> Iterator[None]:
 def measure(rootfs: str, runs: int) -> dict[str, list[float]]:
     """Return the milliseconds of every run of every measure."""
     tree = Store().resolve(rootfs).lowers[-1]
+    while not janitor.SHARED.serves():
+        time.sleep(0.01)
     for _ in range(2):
         one_round(rootfs, tree, Times())  # warms the caches
     times = Times()

@@ -1,26 +1,35 @@
-"""Starts a program that is in its control group from its first moment: posix_spawn of glibc 2.39.
+"""Starts a program that is in its control group from its first moment: clone3 with a group.
 
 To move a process of version 2 that runs already, the kernel waits until every processor has seen
-it, some 5 ms; a child that is born in the group costs nothing (CLONE_INTO_CGROUP, clone(2)), and
-like vfork this copies no page tables, however large the program is.
+it, some 5 ms; a child that is born in the group costs nothing (CLONE_INTO_CGROUP, clone(2)). No
+Python function does it, and a large or threaded program must not fork to do it itself: so the
+janitor does, which is small and has one thread, and makes the child its own parent's
+(CLONE_PARENT). Nothing but the standard library is needed here.
 """
 
 from __future__ import annotations
 
 import ctypes
-import functools
+import fcntl
 import os
+import resource
 import select
 import signal
+import struct
 import subprocess
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
-_SETSIGDEF, _SETSIGMASK, _SETSID, _SETCGROUP = 0x04, 0x08, 0x80, 0x100
-_OBJECT_BYTES = 1024
-"""More than any of glibc's opaque objects takes: 336, 80 and 128."""
+_CLONE3 = 435
+"""The same number on every architecture: it is newer than their common table."""
+_PARENT, _INTO_CGROUP = 0x8000, 0x200000000
+_CLONE_ARGS = struct.Struct("11Q")
+"""struct clone_args, as of Linux 5.7."""
+_LIMITS = sorted(
+    {value for name, value in vars(resource).items() if name.startswith("RLIMIT_")}
+)  # fmt: skip
 
 
 class Born:
@@ -68,92 +77,60 @@ class Born:
             os.kill(self.pid, signal.SIGKILL)
 
 
-@functools.cache
-def _libc() -> ctypes.CDLL | None:
-    """Return the C library, if it can do it."""
-    library = ctypes.CDLL(None)
-    wanted = ("posix_spawnattr_setcgroup_np", "posix_spawn_file_actions_addclosefrom_np")
-    return library if all(hasattr(library, name) for name in wanted) else None
+def inheritance() -> tuple[object, ...]:
+    """Return what a child has from its parent and could be told by.
+
+    The janitor has what its program had when it started it. A program that has since given up
+    root, say, must not have children that are still root.
+    """
+    spaces = ("cgroup", "ipc", "mnt", "net", "pid_for_children", "user", "uts")
+    return (
+        os.getresuid(), os.getresgid(), os.getgroups(),
+        [os.stat(f"/proc/thread-self/ns/{name}").st_ino for name in spaces],  # noqa: PTH116  # quick
+        os.stat("/proc/thread-self/root").st_ino,  # noqa: PTH116  # the same
+        os.sched_getaffinity(0), os.getpriority(os.PRIO_PROCESS, 0),
+        [resource.getrlimit(kind) for kind in _LIMITS],
+    )  # fmt: skip
 
 
-def available() -> bool:
-    """Return whether this host's C library can do it."""
-    return _libc() is not None
-
-
-def _check(number: int) -> None:
-    if number != 0:
-        raise OSError(number, os.strerror(number))
-
-
-def spawn_into(
-    group: int,
-    argv: Sequence[str],
-    *,
-    fds: Sequence[int],
-    standard: tuple[int, int, int],
-    env: Mapping[str, str],
-    new_session: bool,
-) -> Born:
-    """Start a program in a control group, with signals as they are by default.
+def bear(group: int, argv: Sequence[bytes], numbers: Sequence[int], given: Sequence[int]) -> int:
+    """Start a program in a group as a sibling of ours; called by a process with one thread.
 
     Args:
         group: Descriptor of the group's directory.
-        argv: The program, by its path, and its arguments.
-        fds: Descriptors it inherits under their own numbers; all others are closed.
-        standard: Its standard input, output and error; none of them below 3.
-        env: Its whole environment.
-        new_session: Put it into a session of its own.
+        argv: The program, by its path, and its arguments; its environment is empty.
+        numbers: Under which it shall have the descriptors that follow; all others are closed.
+        given: The descriptors, in the same order, all of them closed on exec.
 
     Returns:
-        The running child.
+        Its pid.
 
     Raises:
         OSError: It could not be started; EACCES where the kernel lets us put nothing there.
     """
-    libc = _libc()
-    assert libc is not None, "asked only where it is available"
-    attributes, actions, signals = (ctypes.create_string_buffer(_OBJECT_BYTES) for _ in range(3))
-    _check(libc.posix_spawnattr_init(attributes))
-    _check(libc.posix_spawn_file_actions_init(actions))
-    try:
-        flags = _SETSIGDEF | _SETSIGMASK | _SETCGROUP | (_SETSID if new_session else 0)
-        libc.sigemptyset(signals)
-        _check(libc.posix_spawnattr_setsigmask(attributes, signals))
-        libc.sigfillset(signals)
-        _check(libc.posix_spawnattr_setsigdefault(attributes, signals))
-        _check(libc.posix_spawnattr_setcgroup_np(attributes, ctypes.c_int(group)))
-        _check(libc.posix_spawnattr_setflags(attributes, ctypes.c_short(flags)))
-        for number, fd in enumerate(standard):
-            _check(libc.posix_spawn_file_actions_adddup2(actions, fd, number))
-        for fd in fds:
-            # onto itself: that takes close-on-exec away in the child alone
-            _check(libc.posix_spawn_file_actions_adddup2(actions, fd, fd))
-        for fd in _inheritable():
-            if fd > 2 and fd not in fds:
-                _check(libc.posix_spawn_file_actions_addclose(actions, fd))
-        words = (ctypes.c_char_p * (len(argv) + 1))(*(os.fsencode(word) for word in argv), None)
-        pairs = [os.fsencode(f"{name}={value}") for name, value in env.items()]
-        variables = (ctypes.c_char_p * (len(pairs) + 1))(*pairs, None)
-        pid = ctypes.c_int()
-        _check(
-            libc.posix_spawn(
-                ctypes.byref(pid), os.fsencode(argv[0]), actions, attributes, words, variables
-            )
-        )
-        return Born(pid.value, argv)
-    finally:
-        libc.posix_spawn_file_actions_destroy(actions)
-        libc.posix_spawnattr_destroy(attributes)
-
-
-def _inheritable() -> list[int]:
-    """Return the descriptors that a child would get although nobody means it to."""
-    found = []
-    for name in os.listdir("/proc/self/fd"):  # noqa: PTH208  # numbers are all that is asked for
+    # the lock of the interpreter is kept: let go of, it would have to be taken again in the child
+    libc = ctypes.PyDLL(None, use_errno=True)
+    arguments = _CLONE_ARGS.pack(_PARENT | _INTO_CGROUP, *(0,) * 9, group)
+    pid: int = libc.syscall(_CLONE3, arguments, _CLONE_ARGS.size)
+    if pid < 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    if pid == 0:
         try:
-            if os.get_inheritable(int(name)):
-                found.append(int(name))
-        except OSError:
-            continue  # the one we looked with
-    return found
+            _become(argv, numbers, given)
+        finally:
+            os._exit(127)
+    return pid
+
+
+def _become(argv: Sequence[bytes], numbers: Sequence[int], given: Sequence[int]) -> None:
+    # first out of the way of the numbers that are wanted
+    free = max((*numbers, *given)) + 1
+    moved = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, free) for fd in given]
+    for fd, number in zip(moved, numbers, strict=True):
+        os.dup2(fd, number)
+    for number in signal.valid_signals():
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    os.setsid()
+    os.execve(argv[0], list(argv), {})  # the argv is the program's

@@ -1,9 +1,9 @@
 """Removes what is left of sandboxes whose program was killed: a process that waits for its end.
 
-The process reads orders from a pipe whose other end the program holds: `+path` of a directory,
-`*path` of a control group, `-path` of what is gone; `#` has the inodes of a tmpfs bounded. The
-kernel closes that end however the program dies; what is still on the list is then removed, and the
-janitor ends too. It stands in a session of its own, so the program's Ctrl-C does not reach it.
+Here is the program's end of it; `chores.py` is the process. It gets orders on a socket whose other
+end the program holds and the kernel closes however the program dies; what is still on its list is
+then removed, and the janitor ends too. It stands in a session of its own, so the program's Ctrl-C
+does not reach it.
 """
 
 from __future__ import annotations
@@ -11,39 +11,63 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
-import subprocess
+import socket
 import sys
 import threading
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sandbox_lite.jail import group, inodes
-from sandbox_lite.jail.orphans import kill_orphans, siblings
-from sandbox_lite.jail.removal import remove_tree
+from sandbox_lite.jail import process
+from sandbox_lite.jail.born import Born, inheritance
+from sandbox_lite.jail.chores import BIRTH, DISMISSAL, READY
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-_PATIENCE_SECONDS = 10.0
-_RETRY_SECONDS = 0.05
-_DISMISSAL = b".\0"
-_PAUSES = (0.0, 0.02, 0.1, 0.3)
-"""Seconds between looks for a bwrap that was killed in its start; the kernel takes its time."""
+    from collections.abc import Mapping, Sequence
 
 _PROGRAM = (
-    "import sys; sys.path.append(sys.argv[1]); from sandbox_lite.jail.janitor import serve; serve()"
+    "import sys; sys.path.append(sys.argv[1]); from sandbox_lite.jail.chores import serve; serve()"
 )
 """Without site-packages: it needs nothing but us and the standard library."""
 
 
+class _Running:
+    """One janitor process, and our end of its socket."""
+
+    def __init__(self) -> None:
+        self.inheritance = inheritance()
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            try:
+                # Children that it bears for us are children of the thread that started it, and die
+                # with it: it must be the one that outlives all others.
+                child = process.spawn(
+                    [sys.executable, "-I", "-S", "-c", _PROGRAM, str(Path(__file__).parents[2])],
+                    stdin=theirs.fileno(),
+                    new_session=True,
+                )
+            except BaseException:
+                ours.close()
+                raise
+        # it outlives us by design, so nobody will wait for it; this keeps Popen from complaining
+        child.returncode = 0
+        self.socket = ours
+        self.pid = child.pid
+        self._ready = False
+
+    def is_ready(self) -> bool:
+        """Return whether it has begun to serve, without waiting for that."""
+        if not self._ready:
+            with contextlib.suppress(BlockingIOError):
+                self._ready = self.socket.recv(64, socket.MSG_DONTWAIT) == READY
+        return self._ready
+
+
 class Janitor:
-    """The program's end of the pipe; one janitor serves all sandboxes of a program."""
+    """The program's end; one janitor serves all sandboxes of a program."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._pipe: int | None = None
-        self._pid = 0
+        self._running: _Running | None = None
         self._watched: dict[bytes, bytes] = {}
 
     def _say(self, order: bytes) -> None:
@@ -52,21 +76,52 @@ class Janitor:
                 self._watched[order[1:]] = order
             elif order[:1] == b"-":
                 self._watched.pop(order[1:], None)
-            self._started()
-            assert self._pipe is not None
+            running = self._started()
             try:
-                os.write(self._pipe, order + b"\0")
-            except BrokenPipeError:
+                running.socket.send(order)
+            except (BrokenPipeError, ConnectionError):
                 # it was killed: another takes over all that there is to watch
-                os.close(self._pipe)
-                self._pipe = None
-                self._pid, self._pipe = _start()
+                running.socket.close()
+                self._running = None
+                running = self._started()
                 for one in (*self._watched.values(), order):
-                    os.write(self._pipe, one + b"\0")
+                    running.socket.send(one)
 
-    def _started(self) -> None:
-        if self._pipe is None:
-            self._pid, self._pipe = _start()
+    def _started(self) -> _Running:
+        if self._running is None:
+            self._running = _Running()
+        return self._running
+
+    def bear(
+        self, group: int, argv: Sequence[str], *, fds: Sequence[int], standard: tuple[int, int, int]
+    ) -> Born | None:
+        """Start a program in its control group, in a session of its own, without environment.
+
+        Args:
+            group: Descriptor of the group's directory.
+            argv: The program, by its path, and its arguments.
+            fds: Descriptors it inherits under their own numbers; all others are closed.
+            standard: Its standard input, output and error.
+
+        Returns:
+            Our running child; None where it must be started otherwise: the janitor is not there
+            yet or has ended, we are no longer what we were when it began, or the kernel does not
+            do it (before Linux 5.7, or where the nearest group above both is not ours).
+        """
+        with self._lock:
+            running = self._running
+            if running is None or not running.is_ready() or running.inheritance != inheritance():
+                return None
+            numbers = (0, 1, 2, *fds)
+            order = b"\0".join(
+                (BIRTH + b" ".join(b"%d" % n for n in numbers), *(os.fsencode(w) for w in argv))
+            )
+            try:
+                socket.send_fds(running.socket, [order], [group, *standard, *fds])
+                answer = running.socket.recv(64)
+            except OSError:
+                return None
+            return Born(int(answer), argv) if answer.isdigit() else None
 
     def watch(self, path: Path) -> None:
         """Have a directory removed when this program ends."""
@@ -94,48 +149,31 @@ class Janitor:
         with self._lock:
             self._started()
 
+    def serves(self) -> bool:
+        """Start it where it does not run, and return whether it has begun to take orders."""
+        with self._lock:
+            return self._started().is_ready()
+
     @property
     def pid(self) -> int:
         """Its pid; it is started where it does not run yet."""
-        self.start()
-        return self._pid
+        with self._lock:
+            return self._started().pid
 
     def dismiss(self) -> None:
         """Let it end at once: this program ends as it should."""
         with self._lock:
-            if self._pipe is not None:
+            if self._running is not None:
                 with contextlib.suppress(OSError):
-                    os.write(self._pipe, _DISMISSAL)
+                    self._running.socket.send(DISMISSAL)
 
     def after_fork(self) -> None:
-        """Close the parent's pipe in a forked child, or the parent's end would go unseen."""
+        """Close the parent's end in a forked child, or the parent's death would go unseen."""
         self._lock = threading.Lock()
         self._watched = {}
-        if self._pipe is not None:
-            os.close(self._pipe)
-            self._pipe = None
-
-
-def _start() -> tuple[int, int]:
-    reader, writer = os.pipe2(os.O_CLOEXEC)
-    try:
-        process = subprocess.Popen(
-            [sys.executable, "-I", "-S", "-c", _PROGRAM, str(Path(__file__).parents[2])],
-            stdin=reader,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            env={},
-            cwd="/",
-            start_new_session=True,
-        )
-    except BaseException:
-        os.close(writer)
-        raise
-    finally:
-        os.close(reader)
-    # it outlives us by design, so nobody will wait for it; this keeps Popen from complaining
-    process.returncode = 0
-    return process.pid, writer
+        if self._running is not None:
+            self._running.socket.close()
+            self._running = None
 
 
 SHARED = Janitor()
@@ -143,48 +181,3 @@ SHARED = Janitor()
 
 os.register_at_fork(after_in_child=SHARED.after_fork)
 atexit.register(SHARED.dismiss)
-
-
-def serve() -> None:
-    """Be the janitor: read until the program ends, then remove what is on the list."""
-    watched: dict[bytes, bytes] = {}
-    rest = b""
-    dismissed = False
-    while data := os.read(0, 65536):
-        *lines, rest = (rest + data).split(b"\0")
-        for line in lines:
-            sign, path = line[:1], line[1:]
-            if sign in (b"+", b"*"):
-                watched[path] = sign
-            elif sign == b"-":
-                watched.pop(path, None)
-            elif sign == b"#":
-                inodes.bound(path)
-            dismissed = line + b"\0" == _DISMISSAL
-    deadline = time.monotonic() + _PATIENCE_SECONDS
-    if watched or not dismissed:
-        _end_starts(deadline)
-    while watched and time.monotonic() < deadline:
-        for path, sign in list(watched.items()):
-            # the jail's last processes may still write while the kernel ends them
-            with contextlib.suppress(OSError):
-                remove = remove_tree if sign == b"+" else _remove_group
-                remove(Path(os.fsdecode(path)))
-            if not Path(os.fsdecode(path)).exists():
-                del watched[path]
-        time.sleep(_RETRY_SECONDS)
-
-
-def _remove_group(path: Path) -> None:
-    group.remove(path, seconds=_RETRY_SECONDS)
-
-
-def _end_starts(deadline: float) -> None:
-    """End the bwraps whose program was killed while they were starting."""
-    for pause in _PAUSES:
-        time.sleep(pause)
-        kill_orphans()
-    # one that is not stuck yet may still become so, or ends by itself
-    while siblings() and time.monotonic() < deadline:
-        time.sleep(_RETRY_SECONDS)
-        kill_orphans()

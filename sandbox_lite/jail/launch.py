@@ -14,10 +14,10 @@ from io import FileIO
 from typing import TYPE_CHECKING
 
 from sandbox_lite.errors import LaunchError, SandboxClosedError
-from sandbox_lite.jail import seccomp
+from sandbox_lite.jail import janitor, seccomp
 from sandbox_lite.jail.bwrap import HELD
 from sandbox_lite.jail.orphans import kill_orphans
-from sandbox_lite.jail.process import pidfd_signal, spawn_in_group
+from sandbox_lite.jail.process import pidfd_signal, spawn
 from sandbox_lite.jail.supervisor import Control, Supervisor
 
 if TYPE_CHECKING:
@@ -149,14 +149,19 @@ def launch(
         argv = argv_of(named)
         # A session of its own: Ctrl-C of a terminal goes to every process of the foreground group;
         # it is ours to interrupt the command, and the sandbox must outlive it.
-        spawn_in_group(
-            argv,
-            group=group,
-            fds=(*named.numbers(), *fds),
-            standard=(requests_read.fileno(), reports_write.fileno(), errors_write.fileno()),
-            within=spawning,
-            own=own,
-        )
+        standard = requests_read.fileno(), reports_write.fileno(), errors_write.fileno()
+        passed = (*named.numbers(), *fds)
+        child = None
+        if group is not None:
+            child = janitor.SHARED.bear(group, argv, fds=passed, standard=standard)
+        if child is not None:
+            own(child)
+        else:
+            stdin, stdout, stderr = standard
+            spawn(
+                argv, fds=passed, stdin=stdin, stdout=stdout, stderr=stderr,
+                new_session=True, within=spawning, own=own,
+            )  # fmt: skip
         try:
             # only the jail holds these ends from here on: its death shows as end of file
             for end in (outer_write, inner_write, reports_write, errors_write):

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 from sandbox_lite.errors import HostError
-from sandbox_lite.jail import born
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -221,6 +220,7 @@ def spawn(
     stderr: int | IO[bytes] = subprocess.DEVNULL,
     env: Mapping[str, str] | None = None,
     new_session: bool = False,
+    within: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext,
     own: Callable[[subprocess.Popen[bytes]], object] = lambda process: None,
 ) -> subprocess.Popen[bytes]:
     """Start a program from a thread that outlives the caller.
@@ -234,6 +234,7 @@ def spawn(
         env: Its whole environment, by default an empty one: what bwrap is started with shows
             in the jail's /proc.
         new_session: Put it into a session of its own, out of reach of the terminal's Ctrl-C.
+        within: Gives the context in which the thread that starts it does so.
         own: Told of the child, also where Ctrl-C keeps it from being returned.
 
     Returns:
@@ -244,61 +245,15 @@ def spawn(
     """
 
     def work() -> subprocess.Popen[bytes]:
-        return subprocess.Popen(
-            (*_reset_words(), *argv),
-            pass_fds=fds,
-            stdin=stdin,
-            stdout=stdout,
-            stderr=stderr,
-            env=dict(env or {}),
-            start_new_session=new_session,
-        )
-
-    return _spawner().run(work, own)
-
-
-def spawn_in_group(
-    argv: Sequence[str],
-    *,
-    group: int | None,
-    fds: Sequence[int],
-    standard: tuple[int, int, int],
-    within: Callable[[], contextlib.AbstractContextManager[None]],
-    own: Callable[[Process], object],
-) -> Process:
-    """Start a program as `spawn` does, in a session of its own and with an empty environment.
-
-    Args:
-        argv: The program, by its path, and its arguments.
-        group: Descriptor of the control group in which it is born, where this host's C library
-            can do that and the kernel lets us; elsewhere it is born where we are.
-        fds: Descriptors it inherits under their own numbers; all others are closed.
-        standard: Its standard input, output and error.
-        within: Gives the context in which the thread that starts it does so.
-        own: Told of the child, also where Ctrl-C keeps it from being returned.
-
-    Raises:
-        OSError: It could not be started.
-    """
-
-    def work() -> Process:
         with within():
-            if group is not None and born.available():
-                # Where the nearest group above both is not ours we may put nothing there, and
-                # before Linux 5.7 nobody may.
-                with contextlib.suppress(PermissionError):
-                    return born.spawn_into(
-                        group, argv, fds=fds, standard=standard, env={}, new_session=True
-                    )
-            stdin, stdout, stderr = standard
             return subprocess.Popen(
                 (*_reset_words(), *argv),
                 pass_fds=fds,
                 stdin=stdin,
                 stdout=stdout,
                 stderr=stderr,
-                env={},
-                start_new_session=True,
+                env=dict(env or {}),
+                start_new_session=new_session,
             )
 
     return _spawner().run(work, own)
