@@ -40,6 +40,8 @@ _PURGES, _CALM_AGAIN_SECONDS = 20, 1.0
 """After so many in a row the bomb is among those that were there before, and none is spared."""
 _SEVERAL = 2
 """Processes left behind, from which on a look is taken whether they become more."""
+_MISSED = 2
+"""Processes that come and go while we count, so that a full sandbox seldom looks full."""
 _OUTLAST_SECONDS = 0.5
 _STILL = 3
 _LIMIT_OUTCOMES = (Outcome.OUT_OF_MEMORY, Outcome.PIDS_LIMIT, Outcome.DISK_FULL, Outcome.TIMED_OUT)
@@ -183,7 +185,8 @@ class Meter:
         """Return the number of processes and threads."""
         count = self._box.pids()
         if count is None:
-            return sum(entry.threads for entry in self._processes.entries())
+            # RLIMIT_NPROC, like pids.max, counts the dead until they have been waited for
+            return sum(max(1, entry.threads) for entry in self._processes.entries(dead=True))
         return count
 
     def _recover(self) -> int:
@@ -350,11 +353,12 @@ class Meter:
             count = self._count()
         for span in self._spans:
             span.peak_pids = max(span.peak_pids, count)
+        sampled = self._box.pids() is None
+        if limit is not None and sampled and count >= limit - _MISSED:
+            self._samples.pids_refused += 1
         if limit is not None and count >= limit:
-            if self._box.pids() is None:
-                self._samples.pids_refused += 1
-            # a kernel that holds it exactly lets none be beyond
-            self._purge(everything=count > limit)
+            # a kernel that holds it exactly lets none be beyond, whatever we have counted
+            self._purge(everything=count > limit and "pids" not in self._box.holds)
         return count
 
     def _purge(self, *, everything: bool = False, idle: bool = False, wait: bool = False) -> None:

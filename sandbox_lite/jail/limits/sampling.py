@@ -9,6 +9,7 @@ import re
 import resource
 import subprocess
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sandbox_lite.errors import HostError
@@ -61,6 +62,13 @@ def _held() -> frozenset[LimitName]:
     return frozenset({"pids"} if _kernel_counts() or _numbers_are_bounded() else ())
 
 
+def _host_kills() -> int:
+    with contextlib.suppress(OSError):
+        match = re.search(rb"^oom_kill (\d+)$", Path("/proc/vmstat").read_bytes(), re.MULTILINE)
+        return int(match[1]) if match is not None else 0
+    return 0
+
+
 def _bound_numbers(first: int, pids: int) -> None:
     """Let a pid namespace have no more numbers than so many and, at first, those reserved."""
     words = [sys.executable, "-I", "-S", "-c", _BOUND_NUMBERS, str(first)]
@@ -111,8 +119,11 @@ class SampledBox:
             resource.prlimit(first, resource.RLIMIT_NPROC, (bound, bound))
 
     def counters(self) -> Counters:
-        """Return nothing: such a limit leaves no count."""
-        return Counters()
+        """Return what the kernel killed on the whole host; other limits leave no count.
+
+        Who takes memory faster than we look meets the host's own end of it.
+        """
+        return Counters(out_of_memory=_host_kills())
 
     def near(self, memory_bytes: int) -> bool:
         """Return True: only the processes tell."""
