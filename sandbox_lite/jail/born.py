@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ctypes
 import fcntl
+import functools
 import os
 import resource
 import select
@@ -77,6 +78,12 @@ class Born:
             os.kill(self.pid, signal.SIGKILL)
 
 
+@functools.cache
+def _libc() -> ctypes.PyDLL:
+    # the lock of the interpreter is kept: let go of, it would have to be taken again in the child
+    return ctypes.PyDLL(None, use_errno=True)
+
+
 def inheritance() -> tuple[object, ...]:
     """Return what a child has from its parent and could be told by.
 
@@ -91,6 +98,18 @@ def inheritance() -> tuple[object, ...]:
         os.sched_getaffinity(0), os.getpriority(os.PRIO_PROCESS, 0),
         [resource.getrlimit(kind) for kind in _LIMITS],
     )  # fmt: skip
+
+
+def reset_signals() -> None:
+    """Have signals do by default what they do, and block none: children begin as we are.
+
+    What a program's parent has ignored (nohup, a script's `&`) stays so in every process of a
+    jail. Done once, and not in each child: every page that a child touches is copied first.
+    """
+    for number in signal.valid_signals():
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
 def bear(group: int, argv: Sequence[bytes], numbers: Sequence[int], given: Sequence[int]) -> int:
@@ -108,10 +127,8 @@ def bear(group: int, argv: Sequence[bytes], numbers: Sequence[int], given: Seque
     Raises:
         OSError: It could not be started; EACCES where the kernel lets us put nothing there.
     """
-    # the lock of the interpreter is kept: let go of, it would have to be taken again in the child
-    libc = ctypes.PyDLL(None, use_errno=True)
     arguments = _CLONE_ARGS.pack(_PARENT | _INTO_CGROUP, *(0,) * 9, group)
-    pid: int = libc.syscall(_CLONE3, arguments, _CLONE_ARGS.size)
+    pid: int = _libc().syscall(_CLONE3, arguments, _CLONE_ARGS.size)
     if pid < 0:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
     if pid == 0:
@@ -128,9 +145,5 @@ def _become(argv: Sequence[bytes], numbers: Sequence[int], given: Sequence[int])
     moved = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, free) for fd in given]
     for fd, number in zip(moved, numbers, strict=True):
         os.dup2(fd, number)
-    for number in signal.valid_signals():
-        if signal.getsignal(number) is signal.SIG_IGN:
-            signal.signal(number, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
     os.setsid()
     os.execve(argv[0], list(argv), {})  # the argv is the program's

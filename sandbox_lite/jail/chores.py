@@ -34,8 +34,9 @@ def serve() -> None:
     """Be the janitor: read until the program ends, then remove what is on the list."""
     watched: dict[bytes, bytes] = {}
     dismissed = False
+    born.reset_signals()
     with socket.socket(fileno=0) as orders:
-        orders.send(READY)
+        _answer(orders, READY)
         while True:
             order, fds = _next(orders)
             if not order:
@@ -48,7 +49,7 @@ def serve() -> None:
             elif sign == b"#":
                 inodes.bound(path)
             elif sign == BIRTH:
-                orders.send(_born(path, fds))
+                _answer(orders, _born(path, fds))
             dismissed = order == DISMISSAL
     deadline = time.monotonic() + _PATIENCE_SECONDS
     if watched or not dismissed:
@@ -76,6 +77,12 @@ def _next(orders: socket.socket) -> tuple[bytes, list[int]]:
         if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
             fds.frombytes(words[: len(words) - len(words) % fds.itemsize])
     return data, list(fds)
+
+
+def _answer(orders: socket.socket, text: bytes) -> None:
+    # whoever asked may be gone, of which the next order tells
+    with contextlib.suppress(OSError):
+        orders.send(text, socket.MSG_NOSIGNAL)
 
 
 def _born(order: bytes, fds: list[int]) -> bytes:
