@@ -80,6 +80,14 @@ def _count(value: object) -> int:
     return number
 
 
+def _words(value: object) -> tuple[str, ...]:
+    """Read a list, or one text with commas between; a rule with methods is one of a list."""
+    words = value.split(",") if isinstance(value, str) else value
+    if not isinstance(words, (list, tuple)) or not all(isinstance(one, str) for one in words):
+        raise ValueError("a list of texts")
+    return tuple(one.strip() for one in words if one.strip())
+
+
 def _retries(value: object) -> int:
     return 0 if value in (0, "0") and not isinstance(value, bool) else _count(value)
 
@@ -144,7 +152,15 @@ class Settings:
     model_timeout: float = _setting(_seconds, "seconds for one request", default=600.0)
     model_retries: int = _setting(_retries, "further tries of a failed request", default=4)
     rootfs: str = _setting(_text, "root file system of sandboxes", default="standard")
-    network: str = _setting(_text, "network mode of sandboxes: none, host", default="none")
+    network: str | None = _setting(
+        _text, "network mode of sandboxes; none is web for run, and no network elsewhere"
+    )
+    allow: tuple[str, ...] = _setting(
+        _words, "what may be reached beside the mode's own list", default=()
+    )
+    allow_private: tuple[str, ...] = _setting(
+        _words, "hosts that may have an address which is not public", default=()
+    )
     memory: str | None = _setting(_size, "memory of a sandbox, such as 2GiB; none is the default")
     cpus: float | None = _setting(_share, "processors of a sandbox, such as 0.5; none is all")
     pids: int | None = _setting(_count, "processes and threads of a sandbox")
@@ -158,6 +174,10 @@ class Settings:
     runs_dir: str = _setting(_text, "where runs are kept", default="runs")
     origins: Mapping[str, str] = field(default_factory=dict)
     """Where each value came from: `default`, the file, a variable or a flag."""
+
+    def network_or(self, default: str) -> str:
+        """Return the network mode, where nobody has set one `allow` if there is a list for it."""
+        return self.network or ("allow" if self.allow and default == "none" else default)
 
     def limits(self, timeout: float | None) -> Limits:
         """Return the bounds of a sandbox; what was set is hard, whatever set it.

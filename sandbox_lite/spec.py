@@ -215,6 +215,50 @@ def _default(name: str) -> object:
     return Limits.__dataclass_fields__[name].default
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Publish:
+    """A port of the host that leads to a server inside."""
+
+    port: int
+    """On the host; 0 is any that is free."""
+    inner_port: int
+    address: str = "127.0.0.1"
+    """Of the host; others than loopback let other machines in."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.port < 1 << 16 or not 0 < self.inner_port < 1 << 16:
+            raise SpecError(f"not a pair of ports: {self.port} and {self.inner_port}")
+
+    @classmethod
+    def parse(cls, text: str) -> Publish:
+        """Return what `[[ADDRESS:]PORT:]INNER` asks for.
+
+        Raises:
+            SpecError: It is none.
+        """
+        match = re.fullmatch(r"(?:(?:(\[[0-9a-fA-F:]+\]|[^:\[\]]+):)?(\d{1,5}):)?(\d{1,5})", text)
+        if match is None:
+            raise SpecError(
+                f"not a port to publish: {text!r}",
+                hint="such as 8080, 8000:80 or 0.0.0.0:8000:80",
+            )
+        address, outer, inner = match.groups()
+        return cls(
+            port=int(inner if outer is None else outer),
+            inner_port=int(inner),
+            address=(address or "127.0.0.1").strip("[]"),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublishedPort:
+    """A port of the host that leads to a server inside, as it was opened."""
+
+    address: str
+    port: int
+    inner_port: int
+
+
 UpperKind = Literal["auto", "tmpfs", "directory"]
 
 
@@ -226,6 +270,12 @@ class SandboxSpec:
     """A name in the store, or `host`."""
     network: str = "none"
     """A mode of `sandbox_lite.jail.network`."""
+    allow: tuple[str, ...] = ()
+    """What may be reached beside the mode's own list: `[METHOD,METHOD ]HOST[:PORT]`."""
+    allow_private: tuple[str, ...] = ()
+    """Hosts that may have an address which is not public, such as a company's mirror."""
+    publish: tuple[Publish, ...] = ()
+    """Ports of the host that lead to servers inside."""
     workdir: str = "/testbed"
     """Where the shell starts; made if the rootfs lacks it."""
     env: Mapping[str, str] = field(default_factory=dict)
@@ -298,6 +348,27 @@ class Usage:
     """In use at the end, /dev/shm included."""
 
 
+Verdict = Literal["allowed", "refused", "failed"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NetworkRequest:
+    """One request of a sandbox to the outside, as its proxy saw it."""
+
+    when: float
+    """Seconds since 1970."""
+    method: str
+    """`CONNECT` is a tunnel, which HTTPS takes."""
+    host: str
+    port: int
+    verdict: Verdict
+    """`failed`: it was allowed, and the outside did not answer."""
+    reason: str = ""
+    sent_bytes: int = 0
+    received_bytes: int = 0
+    seconds: float = 0.0
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CommandResult:
     """What happened to one command; a non-zero exit or a time-out is a result too."""
@@ -330,6 +401,8 @@ class CommandResult:
     leftovers_killed: int = 0
     """Processes that earlier commands had left behind: they had used up the limit of pids."""
     usage: Usage = field(default_factory=Usage)
+    refused: tuple[NetworkRequest, ...] = ()
+    """Requests to the outside that were refused, or failed, while it ran."""
 
     @property
     def stdout(self) -> str:
@@ -405,6 +478,7 @@ class Enforcement:
     """Name and digest."""
     upper: Literal["tmpfs", "directory"]
     network: str
+    """The mode."""
     seccomp: tuple[str, ...]
     """Names of the filters loaded."""
     capabilities: tuple[str, ...] = ()
@@ -412,6 +486,9 @@ class Enforcement:
     backend: str = ""
     """Who holds the limits: `cgroup2`, `cgroup1` or `sampling`."""
     limits: tuple[LimitState, ...] = ()
+    reachable: str = ""
+    """What may be reached through the proxy, in one line; empty where there is none."""
+    published: tuple[PublishedPort, ...] = ()
 
     def limit(self, name: LimitName) -> LimitState:
         """Return how the limit of that name is held."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import socket
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +12,8 @@ import psutil
 import pytest
 
 from sandbox_lite import Limits
+from sandbox_lite.jail.egress.addresses import is_public
+from sandbox_lite.jail.network import packages
 from sandbox_lite.jail.rootfs import debian, recipe
 from sandbox_lite.jail.rootfs.store import Store
 from sandbox_lite.jail.sandbox import Sandbox
@@ -61,6 +65,17 @@ def require(present: bool, thing: str) -> None:
     if MUST_WORK and thing not in ALLOWED_SKIPS:
         pytest.fail(f"this host lacks {thing}, and CI must not skip it")
     pytest.skip(f"this host lacks {thing}")
+
+
+def private_mirrors() -> tuple[str, ...]:
+    """Return the package indexes whose addresses are not public here, as a company's are."""
+    found = []
+    for rule in packages.preset():
+        with contextlib.suppress(OSError):
+            answers = socket.getaddrinfo(rule.host, 443, type=socket.SOCK_STREAM)
+            if not any(is_public(str(one[4][0])) for one in answers):
+                found.append(rule.host)
+    return tuple(found)
 
 
 def _home(name: str, factory: pytest.TempPathFactory) -> Path:

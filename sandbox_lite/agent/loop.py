@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from sandbox_lite.agent.prompt import Prompt
     from sandbox_lite.agent.tools import Computer
     from sandbox_lite.agent.trajectory import TrajectoryWriter
-    from sandbox_lite.spec import Enforcement, SandboxSpec
+    from sandbox_lite.spec import Enforcement, NetworkRequest, SandboxSpec
 
 FIRST_SHRUNK_TOKENS = 4096
 LEAST_TOKENS = 256
@@ -126,6 +126,7 @@ class Agent:
         self._begin_at = 0.0
         self._budget: int | None = None
         self._silent = 0
+        self._requests = 0
         self._record = Trajectory(task="")
 
     @property
@@ -279,6 +280,7 @@ class Agent:
             finish_reason=completion.finish_reason,
             tokens=self._tokens(completion),
             seconds=Seconds(model=completion.seconds, environment=seconds),
+            requests=self._fresh_requests(),
         )
         self._record = dataclasses.replace(self._record, steps=(*self._record.steps, step))
         if self._writer is not None:
@@ -286,6 +288,12 @@ class Agent:
         if self._on_step is not None:
             self._on_step(step)
         return step
+
+    def _fresh_requests(self) -> tuple[NetworkRequest, ...]:
+        requests = getattr(self._sandbox, "requests", None)
+        fresh: tuple[NetworkRequest, ...] = () if requests is None else requests(self._requests)
+        self._requests += len(fresh)
+        return fresh
 
     def _note(self, completion: Completion, index: int) -> str:
         remaining = self._remaining(self._limits.steps - index)

@@ -20,7 +20,16 @@ from typing import TYPE_CHECKING, Any, Literal
 import sandbox_lite
 from sandbox_lite.agent.tools.tool import Observation, ToolCall
 from sandbox_lite.errors import HostError, SandboxLiteError, TaskError
-from sandbox_lite.spec import Enforcement, Limits, LimitState, Mount, SandboxSpec
+from sandbox_lite.spec import (
+    Enforcement,
+    Limits,
+    LimitState,
+    Mount,
+    NetworkRequest,
+    Publish,
+    PublishedPort,
+    SandboxSpec,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -90,6 +99,8 @@ class Step:
     finish_reason: str = ""
     tokens: Tokens = field(default_factory=Tokens)
     seconds: Seconds = field(default_factory=Seconds)
+    requests: tuple[NetworkRequest, ...] = ()
+    """What the sandbox asked of the outside since the step before."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -286,8 +297,13 @@ def _ours(header: Json, text: str, path: Path) -> Trajectory:
 
 
 def _enforcement(data: Json) -> Enforcement:
-    limits = tuple(LimitState(**_known(LimitState, one)) for one in data.get("limits") or ())
-    return Enforcement(**(_tuples(_known(Enforcement, data)) | {"limits": limits}))
+    parts: Json = {
+        "limits": tuple(LimitState(**_known(LimitState, o)) for o in data.get("limits") or ()),
+        "published": tuple(
+            PublishedPort(**_known(PublishedPort, one)) for one in data.get("published") or ()
+        ),
+    }
+    return Enforcement(**(_tuples(_known(Enforcement, data)) | parts))
 
 
 def _step(line: Json) -> Step:
@@ -299,6 +315,9 @@ def _step(line: Json) -> Step:
         "tokens": Tokens(**_known(Tokens, line["tokens"])),
         "seconds": Seconds(**_known(Seconds, line["seconds"])),
     }
+    parts["requests"] = tuple(
+        NetworkRequest(**_known(NetworkRequest, item)) for item in line.get("requests") or ()
+    )
     return Step(**(_known(Step, line) | parts))
 
 
@@ -323,6 +342,7 @@ def _spec(data: Json) -> SandboxSpec | None:
         mounts: Iterable[Json] = data.get("mounts") or ()
         parts: Json = {
             "env": {},
+            "publish": tuple(Publish(**_known(Publish, one)) for one in data.get("publish") or ()),
             "limits": Limits(**_tuples(_known(Limits, data["limits"]))),
             "mounts": tuple(
                 Mount(**(_known(Mount, m) | {"source": m["source"] and Path(m["source"])}))

@@ -118,6 +118,7 @@ def _job(settings: Settings, prompt: Prompt, inputs: Path, output: Path) -> Job:
     return Job(
         task=TASK, settings=settings, prompt=prompt, input_dir=inputs, run_dir=run_dir,
         api_key="none" if settings.origins.get("model") == "script" else None,
+        default_network="none",
     )  # fmt: skip
 
 

@@ -16,7 +16,7 @@ from sandbox_lite import config
 from sandbox_lite.cli import transfer
 from sandbox_lite.cli.terminal import emit, say_in_force, status
 from sandbox_lite.errors import SpecError
-from sandbox_lite.spec import LIMIT_NAMES, Mount, Outcome, format_size
+from sandbox_lite.spec import LIMIT_NAMES, Mount, Outcome, Publish, format_size
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,7 +31,24 @@ Rootfs = Annotated[
     typer.Option("--rootfs", "-r", metavar="NAME", help="A name in the store, or host."),
 ]
 Network = Annotated[
-    str | None, typer.Option("--network", metavar="MODE", help="none, or host (unsafe).")
+    str | None,
+    typer.Option("--network", metavar="MODE", help="none, packages, web, allow, or host (unsafe)."),
+]
+Allow = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--allow", metavar="HOST[:PORT]", help="May be reached as well; *.name is all below it."
+    ),
+]
+AllowPrivate = Annotated[
+    list[str] | None,
+    typer.Option("--allow-private", metavar="HOST", help="May have a private address."),
+]
+Ports = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--publish", "-p", metavar="[PORT:]INNER", help="Open a server inside on our loopback."
+    ),
 ]
 Memory = Annotated[
     str | None, typer.Option("--memory", metavar="SIZE", help="Of all its processes, as 512MiB.")
@@ -75,6 +92,9 @@ def execute(
     ] = None,
     rootfs: Rootfs = None,
     network: Network = None,
+    allow: Allow = None,
+    allow_private: AllowPrivate = None,
+    publish: Ports = None,
     timeout: Annotated[
         float | None, typer.Option(metavar="SECONDS", help="End it after so long (exit code 124).")
     ] = None,
@@ -110,14 +130,15 @@ def execute(
       sandbox-lite exec -- python3 -c 'print(6 * 7)'
       sandbox-lite exec -c 'ls -la | wc -l'
       sandbox-lite exec --input data --output out -c 'sort input/a.txt > output/a.txt'
-      sandbox-lite exec --network host -- apt-get update
+      sandbox-lite exec --network packages -- pip install six
       echo hello | sandbox-lite exec -- tr a-z A-Z
       sandbox-lite exec work -- ls                 in the kept sandbox `work`, see create
     """
     kept, words, line = _kept(words or [], line)
     if kept is not None:
         refuse_for_kept(
-            kept, rootfs=rootfs, network=network, mount=mount, input=input_dir, output=output_dir,
+            kept, rootfs=rootfs, network=network, allow=allow, allow_private=allow_private,
+            publish=publish, mount=mount, input=input_dir, output=output_dir,
             memory=memory, cpus=cpus, pids=pids, disk=disk, wall=wall, allow_weaker=allow_weaker,
         )  # fmt: skip
         return _execute_kept(kept, words, line, env=env, timeout=timeout, as_json=as_json)
@@ -126,13 +147,16 @@ def execute(
     argv = _argv(words, line)
     settings = config.load(
         {
-            "rootfs": rootfs, "network": network, "memory": memory, "cpus": cpus, "pids": pids,
+            "rootfs": rootfs, "network": network, "allow": allow, "allow_private": allow_private,
+            "memory": memory, "cpus": cpus, "pids": pids,
             "disk": disk, "wall": wall,
         }
     )  # fmt: skip
     source, target = transfer.checked_input(input_dir), transfer.checked_output(output_dir)
     sandbox = Sandbox(
-        settings.rootfs, network=settings.network, workdir=workdir, env=variables(env or ()),
+        settings.rootfs, network=settings.network_or("none"), allow=settings.allow,
+        allow_private=settings.allow_private, publish=ports(publish),
+        workdir=workdir, env=variables(env or ()),
         mounts=mounts(mount or ()), limits=settings.limits(timeout),
         allow_weaker=weaker(allow_weaker),
     )  # fmt: skip
@@ -181,6 +205,15 @@ def _after_dashes(words: Sequence[str]) -> bool:
     """Return whether `--` stood before the words: the parser takes it away."""
     given = sys.argv
     return given[len(given) - len(words) - 1 : len(given) - len(words)] == ["--"]
+
+
+def ports(texts: Sequence[str] | None) -> tuple[Publish, ...]:
+    """Return the ports to publish.
+
+    Raises:
+        SpecError: One is none.
+    """
+    return tuple(Publish.parse(text) for text in texts or ())
 
 
 def refuse_for_kept(name: str, **options: object) -> None:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from sandbox_lite.cli.view import View
     from sandbox_lite.config import Settings
     from sandbox_lite.jail.transfer import TransferReport
+    from sandbox_lite.spec import Publish
 
 FORMAT = 1
 """Of `run.json`."""
@@ -49,6 +50,9 @@ class Job:
     """Takes what came out, beside `files` of the run."""
     run_dir: Path | None = None
     """Where the run is kept; None is a fresh one below `settings.runs_dir`."""
+    publish: tuple[Publish, ...] = ()
+    default_network: str = "web"
+    """Where the settings name none: the outside is half of what a computer is good for."""
     api_key: str | None = dataclasses.field(default=None, repr=False)
 
 
@@ -78,7 +82,8 @@ def perform(job: Job, view: View) -> JobResult:
     transfer.checked_output(job.output_dir)
     _checked_run_dir(job)
     sandbox = Sandbox(
-        settings.rootfs, network=settings.network, workdir=prompt.working_dir,
+        settings.rootfs, network=settings.network_or(job.default_network), allow=settings.allow,
+        allow_private=settings.allow_private, publish=job.publish, workdir=prompt.working_dir,
         limits=settings.limits(settings.timeout),
     )  # fmt: skip
     with Model(_model_settings(job)) as model, sandbox:

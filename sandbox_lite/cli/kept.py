@@ -15,6 +15,8 @@ import typer
 from sandbox_lite import config
 from sandbox_lite.cli import transfer
 from sandbox_lite.cli.execute import (
+    Allow,
+    AllowPrivate,
     Cpus,
     Disk,
     Env,
@@ -22,10 +24,12 @@ from sandbox_lite.cli.execute import (
     Mounts,
     Network,
     Pids,
+    Ports,
     Rootfs,
     Weaker,
     Workdir,
     mounts,
+    ports,
     variables,
     weaker,
 )
@@ -68,6 +72,9 @@ def create(
     ] = _DEFAULT_TTL,
     rootfs: Rootfs = None,
     network: Network = None,
+    allow: Allow = None,
+    allow_private: AllowPrivate = None,
+    publish: Ports = None,
     env: Env = None,
     mount: Mounts = None,
     workdir: Workdir = "/testbed",
@@ -90,12 +97,14 @@ def create(
 
     settings = config.load(
         {
-            "rootfs": rootfs, "network": network, "memory": memory, "cpus": cpus, "pids": pids,
+            "rootfs": rootfs, "network": network, "allow": allow, "allow_private": allow_private,
+            "memory": memory, "cpus": cpus, "pids": pids,
             "disk": disk,
         }
     )  # fmt: skip
     spec = SandboxSpec(
-        rootfs=settings.rootfs, network=settings.network, workdir=workdir,
+        rootfs=settings.rootfs, network=settings.network_or("none"), allow=settings.allow,
+        allow_private=settings.allow_private, publish=ports(publish), workdir=workdir,
         env=variables(env or ()), mounts=mounts(mount or ()), limits=settings.limits(None),
         allow_weaker=weaker(allow_weaker),
     )  # fmt: skip

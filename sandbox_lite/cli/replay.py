@@ -79,14 +79,17 @@ def replay(
     working_dir, inside, _ = record.directories
     sandbox = Sandbox(
         chosen.rootfs,
-        network=chosen.network,
+        network=chosen.network_or("none"),
+        allow=chosen.allow,
+        allow_private=chosen.allow_private,
         workdir=working_dir,
         limits=Limits(timeout_seconds=timeout),
     )
     with sandbox:
         say_in_force(sandbox.enforcement)
-        had = record.enforcement.network if record.enforcement else chosen.network
-        if had != chosen.network:
+        has = sandbox.enforcement.network
+        had = record.enforcement.network if record.enforcement else has
+        if had != has:
             # never taken from the record: whoever wrote it does not decide what it may reach
             status(f"note: the record had the network {had}; --network {had} gives it again")
         status(f"task: {record.task[:100]}")

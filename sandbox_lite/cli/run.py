@@ -9,7 +9,19 @@ from typing import Annotated
 import typer
 
 from sandbox_lite import config
-from sandbox_lite.cli.execute import Cpus, Disk, Memory, Network, Pids, Rootfs, Wall
+from sandbox_lite.cli.execute import (
+    Allow,
+    AllowPrivate,
+    Cpus,
+    Disk,
+    Memory,
+    Network,
+    Pids,
+    Ports,
+    Rootfs,
+    Wall,
+    ports,
+)
 from sandbox_lite.cli.terminal import fail
 from sandbox_lite.errors import SpecError
 
@@ -40,6 +52,9 @@ def run(
     ] = None,
     rootfs: Rootfs = None,
     network: Network = None,
+    allow: Allow = None,
+    allow_private: AllowPrivate = None,
+    publish: Ports = None,
     memory: Memory = None,
     cpus: Cpus = None,
     pids: Pids = None,
@@ -88,18 +103,20 @@ def run(
     Every run leaves trajectory.jsonl, files/ and run.json in its directory, also when it fails or
     Ctrl-C ends it. Exit codes: 0 submitted, 1 stopped without an answer, 2 a wrong request, 125 a
     fault of ours or of the server, 130 Ctrl-C. Defaults: sandbox-lite config show.
+    The model may reach every public host (network web), unless --network says otherwise.
 
     \b
     Examples:
       sandbox-lite run "Which month had the highest sales?" --input data --model NAME
       sandbox-lite run "..." --base-url http://127.0.0.1:8000/v1 --model NAME
-      sandbox-lite run - --network host --max-steps 30 < task.txt
+      sandbox-lite run - --network none --max-steps 30 < task.txt
       sandbox-lite run "..." --json | jq .answer
     """
     settings = config.load(
         {
             "model": model, "base_url": base_url, "api_key_env": api_key_env, "rootfs": rootfs,
-            "network": network, "prompt": prompt, "max_steps": max_steps, "max_tokens": max_tokens,
+            "network": network, "allow": allow, "allow_private": allow_private,
+            "prompt": prompt, "max_steps": max_steps, "max_tokens": max_tokens,
             "max_seconds": max_seconds, "completion_tokens": completion_tokens,
             "temperature": temperature, "extra_body": extra_body, "timeout": timeout,
             "memory": memory, "cpus": cpus, "pids": pids, "disk": disk, "wall": wall,
@@ -118,6 +135,7 @@ def run(
         input_dir=input_dir,
         output_dir=output_dir,
         run_dir=run_dir,
+        publish=ports(publish),
     )
     result = perform(job, view.choose(as_json=as_json))
     if result.error is not None:

@@ -16,6 +16,8 @@ import typer
 from sandbox_lite import config
 from sandbox_lite.cli import transfer
 from sandbox_lite.cli.execute import (
+    Allow,
+    AllowPrivate,
     Cpus,
     Disk,
     Env,
@@ -23,11 +25,13 @@ from sandbox_lite.cli.execute import (
     Mounts,
     Network,
     Pids,
+    Ports,
     Rootfs,
     Wall,
     Weaker,
     Workdir,
     mounts,
+    ports,
     refuse_for_kept,
     variables,
     weaker,
@@ -59,6 +63,9 @@ def shell(
     ] = None,
     rootfs: Rootfs = None,
     network: Network = None,
+    allow: Allow = None,
+    allow_private: AllowPrivate = None,
+    publish: Ports = None,
     env: Env = None,
     mount: Mounts = None,
     workdir: Workdir = "/testbed",
@@ -82,7 +89,7 @@ def shell(
     \b
     Examples:
       sandbox-lite shell
-      sandbox-lite shell --network host --input data
+      sandbox-lite shell --network packages --input data
       sandbox-lite shell --mount .:/src
       sandbox-lite shell work                      in the kept sandbox `work`
     """
@@ -97,7 +104,8 @@ def shell(
         from sandbox_lite.jail.kept.client import KeptSandbox
 
         refuse_for_kept(
-            name, rootfs=rootfs, network=network, env=env, mount=mount, input=input_dir,
+            name, rootfs=rootfs, network=network, allow=allow, allow_private=allow_private,
+            publish=publish, env=env, mount=mount, input=input_dir,
             output=output_dir, memory=memory, cpus=cpus, pids=pids, disk=disk, wall=wall,
             allow_weaker=allow_weaker,
         )  # fmt: skip
@@ -109,14 +117,16 @@ def shell(
                 return _attached(interaction)
     settings = config.load(
         {
-            "rootfs": rootfs, "network": network, "memory": memory, "cpus": cpus, "pids": pids,
+            "rootfs": rootfs, "network": network, "allow": allow, "allow_private": allow_private,
+            "memory": memory, "cpus": cpus, "pids": pids,
             "disk": disk, "wall": wall,
         }
     )  # fmt: skip
     source, target = transfer.checked_input(input_dir), transfer.checked_output(output_dir)
     given = {"TERM": os.environ.get("TERM") or "dumb", **variables(env or ())}
     sandbox = Sandbox(
-        settings.rootfs, network=settings.network, workdir=workdir, env=given,
+        settings.rootfs, network=settings.network_or("none"), allow=settings.allow,
+        allow_private=settings.allow_private, publish=ports(publish), workdir=workdir, env=given,
         mounts=mounts(mount or ()), limits=settings.limits(None),
         allow_weaker=weaker(allow_weaker),
     )  # fmt: skip

@@ -60,7 +60,10 @@ def say_in_force(enforcement: Enforcement) -> None:
     name, _, digest = enforcement.rootfs.partition(" ")
     frozen = f" ({digest[:19]})" if digest else ""
     mode = network.find(enforcement.network)
-    status(f"sandbox: rootfs {name}{frozen}, network {mode.name} ({mode.summary})")
+    reach = enforcement.reachable or mode.summary
+    status(f"sandbox: rootfs {name}{frozen}, network {mode.name} ({reach})")
+    for one in enforcement.published:
+        status(f"published: http://{one.address}:{one.port} leads to port {one.inner_port} inside")
 
 
 def fail(error: SandboxLiteError) -> int:

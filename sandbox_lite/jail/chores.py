@@ -1,8 +1,8 @@
 """The janitor's own process: keeps a list until its program ends, and does what needs one thread.
 
 Orders come one to a message: `+path` of a directory, `*path` of a control group, `-path` of what is
-gone; `#` has the inodes of a tmpfs bounded, `!` a program born in its control group. Nothing but
-the standard library is needed here.
+gone; `#` has the inodes of a tmpfs bounded, `!` a program born in its control group, `~` sockets
+made in a jail's network. Nothing but the standard library is needed here.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ import socket
 import time
 from pathlib import Path
 
-from sandbox_lite.jail import born, group, inodes
+from sandbox_lite.jail import born, group, inodes, netns
 from sandbox_lite.jail.orphans import kill_orphans, siblings
 from sandbox_lite.jail.removal import remove_tree
 
-READY, DISMISSAL, BIRTH = b"ready", b".", b"!"
+READY, DISMISSAL, BIRTH, SOCKETS = b"ready", b".", b"!", b"~"
 
 _PATIENCE_SECONDS = 10.0
 _RETRY_SECONDS = 0.05
@@ -50,6 +50,8 @@ def serve() -> None:
                 inodes.bound(path)
             elif sign == BIRTH:
                 _answer(orders, _born(path, fds))
+            elif sign == SOCKETS:
+                _make_sockets(path, fds, orders)
             dismissed = order == DISMISSAL
     deadline = time.monotonic() + _PATIENCE_SECONDS
     if watched or not dismissed:
@@ -93,6 +95,15 @@ def _born(order: bytes, fds: list[int]) -> bytes:
         return b"%d" % born.bear(place, argv, [int(word) for word in numbers.split()], given)
     except OSError as error:
         return b"no: " + os.fsencode(error.strerror or "")
+    finally:
+        for fd in fds:
+            os.close(fd)
+
+
+def _make_sockets(order: bytes, fds: list[int], orders: socket.socket) -> None:
+    try:
+        if not netns.answer(order, fds[0], orders):
+            _answer(orders, b"no")
     finally:
         for fd in fds:
             os.close(fd)

@@ -17,16 +17,22 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sandbox_lite.errors import HostError
 from sandbox_lite.jail import process
 from sandbox_lite.jail.born import Born, inheritance
-from sandbox_lite.jail.chores import BIRTH, DISMISSAL, READY
+from sandbox_lite.jail.chores import BIRTH, DISMISSAL, READY, SOCKETS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-_PROGRAM = (
-    "import sys; sys.path.append(sys.argv[1]); from sandbox_lite.jail.chores import serve; serve()"
-)
+_MOST_SOCKETS = 64
+
+_PROGRAM = """\
+import sys
+sys.path.append(sys.argv[1])
+from sandbox_lite.jail.chores import serve as be_the_janitor
+be_the_janitor()
+"""
 """Without site-packages: it needs nothing but us and the standard library."""
 
 
@@ -61,6 +67,12 @@ class _Running:
                 self._ready = self.socket.recv(64, socket.MSG_DONTWAIT) == READY
         return self._ready
 
+    def await_ready(self) -> None:
+        """Wait until it serves, or has ended."""
+        if not self._ready:
+            with contextlib.suppress(OSError):
+                self._ready = self.socket.recv(64) == READY
+
 
 class Janitor:
     """The program's end; one janitor serves all sandboxes of a program."""
@@ -76,16 +88,20 @@ class Janitor:
                 self._watched[order[1:]] = order
             elif order[:1] == b"-":
                 self._watched.pop(order[1:], None)
-            running = self._started()
             try:
-                running.socket.send(order)
-            except (BrokenPipeError, ConnectionError):
-                # it was killed: another takes over all that there is to watch
-                running.socket.close()
-                self._running = None
-                running = self._started()
-                for one in (*self._watched.values(), order):
-                    running.socket.send(one)
+                self._started().socket.send(order)
+            except ConnectionError:
+                self._renewed().socket.send(order)
+
+    def _renewed(self) -> _Running:
+        # it was killed: another takes over all that there is to watch
+        if self._running is not None:
+            self._running.socket.close()
+            self._running = None
+        running = self._started()
+        for one in self._watched.values():
+            running.socket.send(one)
+        return running
 
     def _started(self) -> _Running:
         if self._running is None:
@@ -122,6 +138,38 @@ class Janitor:
             except OSError:
                 return None
             return Born(int(answer), argv) if answer.isdigit() else None
+
+    def sockets(self, namespace: int, order: str) -> list[socket.socket]:
+        """Return sockets made in a network namespace: `listen PORT`, one, or `connect COUNT`.
+
+        Args:
+            namespace: Descriptor of the namespace.
+            order: The words.
+
+        Raises:
+            HostError: They could not be made; the port may be taken.
+        """
+        said, fds = b"", list[int]()
+        with self._lock:
+            for _ in range(2):
+                running = self._started()
+                running.await_ready()
+                try:
+                    socket.send_fds(running.socket, [SOCKETS + order.encode()], [namespace])
+                    said, fds, _, _ = socket.recv_fds(
+                        running.socket, 64, _MOST_SOCKETS, socket.MSG_CMSG_CLOEXEC
+                    )
+                except OSError:
+                    said = b""
+                if said:
+                    break
+                self._renewed()
+        if not fds:
+            raise HostError(
+                "no socket could be made in the sandbox's network",
+                hint="run: sandbox-lite doctor",
+            )
+        return [socket.socket(fileno=fd) for fd in fds]
 
     def watch(self, path: Path) -> None:
         """Have a directory removed when this program ends."""

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import itertools
 import os
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 from sandbox_lite.errors import HostError, LaunchError, SpecError
 from sandbox_lite.jail import bwrap, etc, host, janitor, layers, limits
+from sandbox_lite.jail import network as networks
 from sandbox_lite.jail.files import Files
 from sandbox_lite.jail.kept.client import KeptSandbox
 from sandbox_lite.jail.launch import launch
@@ -18,7 +21,6 @@ from sandbox_lite.jail.limits import states, watchdog
 from sandbox_lite.jail.limits.disk import DirectoryDisk, TmpfsDisk
 from sandbox_lite.jail.limits.meter import Meter
 from sandbox_lite.jail.limits.processes import Processes
-from sandbox_lite.jail.network import find as find_network
 from sandbox_lite.jail.openat2 import IN_ROOT, openat2
 from sandbox_lite.jail.process import explained, uninterrupted
 from sandbox_lite.jail.program import Program, text_of
@@ -28,20 +30,28 @@ from sandbox_lite.jail.rootfs.store import Store
 from sandbox_lite.jail.seccomp import filter_path
 from sandbox_lite.jail.shell import Shell
 from sandbox_lite.jail.supervisor import script
-from sandbox_lite.spec import MIB, ArgvPart, Enforcement, Limits, SandboxSpec, inodes_of
+from sandbox_lite.spec import MIB, ArgvPart, Enforcement, Limits, Publish, SandboxSpec, inodes_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping, Sequence
+    from collections.abc import Callable, Collection, Sequence
     from pathlib import Path
 
     from sandbox_lite.jail import seccomp
+    from sandbox_lite.jail.egress.serving import Egress
     from sandbox_lite.jail.interaction import Interaction
     from sandbox_lite.jail.launch import LaunchFds
     from sandbox_lite.jail.layers import Upper
     from sandbox_lite.jail.limits.backend import Box
     from sandbox_lite.jail.rootfs.store import Rootfs
     from sandbox_lite.jail.supervisor import Supervisor
-    from sandbox_lite.spec import CommandResult, LimitName, Mount, SandboxStats
+    from sandbox_lite.spec import (
+        CommandResult,
+        LimitName,
+        Mount,
+        NetworkRequest,
+        PublishedPort,
+        SandboxStats,
+    )
 
 CONTROL_BYTES = 512 * MIB
 """Of the control directory, where output too long to return is kept for reading inside."""
@@ -95,6 +105,12 @@ class _Command:
         return " ".join((bwrap.printable(words), *opened))
 
 
+def _published(ports: Mapping[int, int] | Sequence[Publish]) -> tuple[Publish, ...]:
+    if isinstance(ports, Mapping):
+        return tuple(Publish(port=port, inner_port=inner) for port, inner in ports.items())
+    return tuple(ports)
+
+
 class Sandbox:
     """A computer for code that nobody has read: open it with `with`.
 
@@ -105,7 +121,10 @@ class Sandbox:
         self,
         rootfs: str | SandboxSpec = "standard",
         *,
-        network: str = "none",
+        network: str | None = None,
+        allow: Sequence[str] = (),
+        allow_private: Sequence[str] = (),
+        publish: Mapping[int, int] | Sequence[Publish] = (),
         workdir: str = "/testbed",
         env: Mapping[str, str] | None = None,
         mounts: Sequence[Mount] = (),
@@ -118,7 +137,13 @@ class Sandbox:
 
         Args:
             rootfs: A name in the store, `host`, or the whole request.
-            network: `none`, or `host` (unsafe: the host's own, loopback included).
+            network: `none`; through a proxy `packages` (indexes of pip, apt, npm), `web` (every
+                public host) or `allow`; or `host` (unsafe: the host's own, loopback included).
+                The default is `allow` where `allow` names something, else `none`.
+            allow: What may be reached beside the mode's list, `[METHOD,METHOD ]HOST[:PORT]`:
+                `example.org`, `*.example.org`, `example.org:8443`, `GET,HEAD example.org:80`.
+            allow_private: Hosts that may have an address which is not public.
+            publish: Ports of the host's loopback, each with the port inside to which it leads.
             workdir: Where commands start; made if it is not there.
             env: Further environment variables of all commands.
             mounts: Directories of the host to show inside.
@@ -134,11 +159,15 @@ class Sandbox:
             self.spec = rootfs
         else:
             self.spec = SandboxSpec(
-                rootfs=rootfs, network=network, workdir=workdir, env=dict(env or {}),
+                rootfs=rootfs, network=network or ("allow" if allow else "none"),
+                allow=tuple(allow), allow_private=tuple(allow_private),
+                publish=_published(publish), workdir=workdir, env=dict(env or {}),
                 mounts=tuple(mounts), limits=limits or Limits(),
                 allow_weaker=tuple(allow_weaker), require=require,
             )  # fmt: skip
-        self._mode = find_network(self.spec.network)
+        self._mode = networks.find(self.spec.network)
+        self._policy = networks.policy(self.spec)
+        self._egress: Egress | None = None
         self._store = store or Store()
         self._stack = contextlib.ExitStack()
         self._numbers = itertools.count(1)
@@ -202,11 +231,14 @@ class Sandbox:
         self._supervisor = self._launched(stack, path, rootfs, upper, box)
         disk = self._opened_disk(stack, self._supervisor, upper)
         self._watch(stack, self._supervisor, box, disk)
+        published = self._connected(stack, self._supervisor)
         self._open_inside(stack, self._supervisor)
         self._enforcement = Enforcement(
             rootfs=f"{rootfs.name} {rootfs.digest}".strip(),
             upper=kind,
             network=self._mode.name,
+            reachable="" if self._policy is None else self._policy.summary(),
+            published=published,
             seccomp=_FILTERS,
             capabilities=bwrap.CAPABILITIES,
             backend=rung.name,
@@ -214,6 +246,21 @@ class Sandbox:
                 spec.limits, box.holds, kind, asked, inodes=self._await_inodes(disk)
             ),
         )
+
+    def _connected(
+        self, stack: contextlib.ExitStack, supervisor: Supervisor
+    ) -> tuple[PublishedPort, ...]:
+        """Open the ways out and in, before anything of others runs inside."""
+        if self._policy is None and not self.spec.publish:
+            return ()
+        # asyncio and all that goes with it are slow to import, and most sandboxes need none of it
+        from sandbox_lite.jail.egress import serving
+
+        namespace = os.open(f"/proc/{supervisor.pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        stack.callback(os.close, namespace)
+        if self._policy is not None:
+            self._egress = stack.enter_context(serving.egress(namespace, self._policy))
+        return stack.enter_context(serving.published(namespace, self.spec.publish))
 
     def _opened_disk(
         self, stack: contextlib.ExitStack, supervisor: Supervisor, upper: Upper
@@ -296,7 +343,10 @@ class Sandbox:
         files = {"etc/hosts": etc.hosts(spec.hostname), **self._mode.files(), **trust}
         lowers = (*rootfs.lowers, etc.layer(files))
         mounts = (*rootfs.mounts, *spec.mounts)
-        env = {**_BASE_ENV, **rootfs.env, **(etc.TRUST_ENV if trust else {}), **spec.env}
+        proxied = {} if self._policy is None else networks.environment()
+        env = {
+            **_BASE_ENV, **rootfs.env, **(etc.TRUST_ENV if trust else {}), **proxied, **spec.env,
+        }  # fmt: skip
         libraries, inner = host.inner_bwrap(path)
         outer = (
             *libraries,
@@ -438,9 +488,11 @@ class Sandbox:
             ShellDiedError: The shell ended and no other could be started.
         """
         seconds = self.spec.limits.timeout_seconds if timeout is None else timeout
-        return self.shell().run(
+        before = self._requests_so_far()
+        result = self.shell().run(
             command, timeout=seconds, merge=merge, on_output=on_output, cancel_fd=cancel_fd
         )
+        return self._with_refusals(result, before)
 
     def interact(self, command: str | bytes) -> contextlib.AbstractContextManager[Interaction]:
         """Run an interactive program on the shell's terminal; use the result with `with`."""
@@ -486,10 +538,43 @@ class Sandbox:
             key=f"program-{next(self._numbers)}", output_bytes=self.spec.limits.output_bytes,
         )  # fmt: skip
         seconds = self.spec.limits.timeout_seconds if timeout is None else timeout
-        return program.run(
+        before = self._requests_so_far()
+        result = program.run(
             argv, text=text_of(argv, env, cwd), stdin=input, timeout=seconds, on_output=on_output,
             cancel_fd=cancel_fd,
         )  # fmt: skip
+        return self._with_refusals(result, before)
+
+    def _requests_so_far(self) -> int:
+        return 0 if self._egress is None else self._egress.count
+
+    def _with_refusals(self, result: CommandResult, before: int) -> CommandResult:
+        if self._egress is None or self._egress.count == before:
+            return result
+        fresh = self._egress.since(before)
+        refused = tuple(one for one in fresh if one.verdict != "allowed")
+        return dataclasses.replace(result, refused=refused)
+
+    def requests(self, after: int = 0) -> tuple[NetworkRequest, ...]:
+        """Return what was asked of the outside, after the first so many requests.
+
+        The latest ten thousand are remembered; there are none where the mode has no proxy.
+        """
+        return () if self._egress is None else self._egress.since(after)
+
+    @property
+    def egress(self) -> Egress:
+        """The way out: what may be reached, grants of more, and the requests that were made.
+
+        Raises:
+            SpecError: The network mode of this sandbox has no list.
+        """
+        self._open_supervisor()
+        if self._egress is None:
+            raise SpecError(
+                f"network {self._mode.name} has no list", hint="use network allow, packages or web"
+            )
+        return self._egress
 
     @property
     def files(self) -> Files:

@@ -1,4 +1,4 @@
-"""What people do all day, in a sandbox of whoever runs the tests, with the network on."""
+"""What people do all day, in a sandbox of whoever runs the tests, with the package indexes on."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import pytest
 
 from sandbox_lite import Limits, Sandbox
 from sandbox_lite.jail.rootfs.store import Store
+from tests.conftest import private_mirrors
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -48,6 +49,17 @@ WORK = {
         "apt-get install -y -qq nodejs >/dev/null && node -e 'console.log(\"from node\")'",
         "from node",
     ),
+    "npm": (
+        "apt-get install -y -qq npm >/dev/null && mkdir n && cd n && npm init -y >/dev/null"
+        " && npm install --no-fund --no-audit is-number >/dev/null"
+        " && node -p 'require(\"is-number\")(5)'; cd ..",
+        "true",
+    ),
+    "redis": (
+        "apt-get install -y -qq redis-server >/dev/null && redis-server --daemonize yes >/dev/null"
+        " && for i in $(seq 100); do redis-cli ping 2>/dev/null && break; sleep 0.1; done",
+        "PONG",
+    ),
     "curl over TLS": ("curl -sSI https://pypi.org/simple/ | head -1", "HTTP/"),
 }
 
@@ -59,7 +71,11 @@ def test_real_work_and_an_unchanged_rootfs(
 ) -> None:
     monkeypatch.setenv("SANDBOX_LITE_HOME", str(standard_home))
     before = Store().info("standard").digest
-    with Sandbox("standard", network="host", limits=Limits.of(timeout=200)) as sandbox:
+    sandbox = Sandbox(
+        "standard", network="packages", allow_private=private_mirrors(),
+        limits=Limits.of(timeout=200),
+    )  # fmt: skip
+    with sandbox:
         for name, (command, expected) in WORK.items():
             result = sandbox.run(command)
             assert result.ok, (name, result.output[-2000:])

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pexpect
 import pytest
 
+from sandbox_lite.agent import trajectory
 from tests.installed import PROGRAM, Ended, Installed, ended, interrupted
 from tests.model_server import ModelServer, Scripted, refuses, says
 
@@ -68,7 +69,7 @@ def test_a_task_is_solved(cli: Installed, tmp_path: Path) -> None:
     result = run(cli, ANSWER, SUBMIT, words=("--input", "data", "--output", "out"))
     assert result.code == 0
     assert "rootfs minimal" in result.err
-    assert "network none" in result.err
+    assert "network web (every public host)" in result.err
     assert "answer:\n42\n" in result.text
     assert result.text.index("I run something.") < result.text.index("Exit code: 0")
     for place in ("r/files", "out"):
@@ -76,7 +77,7 @@ def test_a_task_is_solved(cli: Installed, tmp_path: Path) -> None:
         assert (tmp_path / place / "answer.txt").read_text() == "42\n"
     data = record(cli)
     assert (data["stop"], data["exit_code"], data["answer"]) == ("submitted", 0, "42")
-    assert data["enforcement"]["network"] == "none"
+    assert data["enforcement"]["network"] == "web"
     assert data["settings"]["model"] == {"value": "scripted", "origin": "SANDBOX_LITE_MODEL"}
     assert [line["kind"] for line in lines(cli)] == ["header", "step", "step", "end"]
 
@@ -87,7 +88,24 @@ def test_json_lines(cli: Installed) -> None:
     assert (first["kind"], first["index"], second["index"]) == ("step", 1, 2)
     assert "hi" in first["observations"][0]["content"]
     assert (last["kind"], last["stop"], last["exit_code"]) == ("end", "submitted", 0)
-    assert last["network"] == "none"
+    assert last["network"] == "web"
+
+
+def test_what_is_refused_is_told_and_recorded(cli: Installed) -> None:
+    ask = "import urllib.request; urllib.request.urlopen('https://elsewhere.example/')"
+    words = ("--network", "packages", "--allow", "example.org")
+    result = run(cli, bash(f'python3 -c "{ask}"'), SUBMIT, words=words)
+    assert "network packages (pypi.org" in result.err
+    told = "[NOTE] Network: elsewhere.example is not on the list of this sandbox"
+    first, second = (line for line in lines(cli) if line["kind"] == "step")
+    assert told in first["observations"][0]["content"]
+    assert "example.org" in first["observations"][0]["content"]
+    (request,) = first["requests"]
+    assert (request["host"], request["port"]) == ("elsewhere.example", 443)
+    assert (request["method"], request["verdict"]) == ("CONNECT", "refused")
+    assert second["requests"] == []
+    step = trajectory.load(cli.directory / "r" / "trajectory.jsonl").steps[0]
+    assert step.requests[0].host == "elsewhere.example"
 
 
 def test_the_key_is_nowhere(cli: Installed, tmp_path: Path) -> None:
@@ -290,7 +308,7 @@ def test_live_panels_on_a_terminal(cli: Installed) -> None:
             encoding="utf-8", timeout=15, dimensions=(40, 100), cwd=str(cli.directory),
             env=cli.environment({}),
         )  # fmt: skip
-        child.expect("network none")
+        child.expect("network web")
         child.expect("step 1 ")
         child.expect("I run something.")
         child.expect("red")

@@ -34,7 +34,7 @@ def test_each_source_beats_the_one_before(file: Path) -> None:
     assert settings.rootfs == "of-flag"
     assert settings.origins["rootfs"] == "--rootfs"
     assert (settings.max_steps, settings.origins["max_steps"]) == (5, str(file))
-    assert (settings.network, settings.origins["network"]) == ("none", "default")
+    assert (settings.network, settings.origins["network"]) == (None, "default")
 
 
 def test_our_variable_beats_the_clients(file: Path) -> None:

@@ -85,6 +85,10 @@ def _notes(result: CommandResult, timeout: float, limits: Limits | None) -> list
             "larger `timeout`, or run it in the background: nohup COMMAND > LOG 2>&1 &"
         )
     notes += _limit_notes(result, limits or Limits())
+    reasons = list(dict.fromkeys(one.reason for one in result.refused))
+    notes += [f"Network: {reason}" for reason in reasons[:_MOST_REASONS]]
+    if len(reasons) > _MOST_REASONS:
+        notes.append(f"Network: {len(reasons) - _MOST_REASONS} more requests were refused.")
     if result.outcome is Outcome.KILLED:
         notes.append("The command was killed from outside, perhaps for want of memory.")
     if result.restarted:
@@ -130,6 +134,7 @@ def _limit_notes(result: CommandResult, limits: Limits) -> list[str]:
     return notes
 
 
+_MOST_REASONS = 3
 _LIMIT_OUTCOMES = (Outcome.OUT_OF_MEMORY, Outcome.PIDS_LIMIT, Outcome.DISK_FULL)
 
 

@@ -21,7 +21,10 @@ from sandbox_lite.spec import (
     Limits,
     LimitState,
     Mount,
+    NetworkRequest,
     Outcome,
+    Publish,
+    PublishedPort,
     SandboxSpec,
     Usage,
 )
@@ -155,6 +158,9 @@ def spec_from_json(data: Json) -> SandboxSpec:
                 "mounts": mounts,
                 "limits": Limits(**(limits | {"named": tuple(limits["named"])})),
                 "allow_weaker": tuple(data["allow_weaker"]),
+                "allow": tuple(data["allow"]),
+                "allow_private": tuple(data["allow_private"]),
+                "publish": tuple(Publish(**one) for one in data["publish"]),
             }
         )
     )
@@ -169,6 +175,7 @@ def enforcement_from_json(data: Json) -> Enforcement:
                 "seccomp": tuple(data["seccomp"]),
                 "capabilities": tuple(data["capabilities"]),
                 "limits": tuple(LimitState(**one) for one in data["limits"]),
+                "published": tuple(PublishedPort(**one) for one in data["published"]),
             }
         )
     )
@@ -195,6 +202,7 @@ def receive_result(connection: socket.socket, data: Json) -> CommandResult:
                 "outcome": Outcome(data["outcome"]),
                 "limits_hit": tuple(data["limits_hit"]),
                 "usage": Usage(**data["usage"]),
+                "refused": tuple(NetworkRequest(**one) for one in data["refused"]),
             }
         )
     )

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from sandbox_lite.jail.egress.rules import Rule
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mode:
@@ -16,7 +18,9 @@ class Mode:
     name: str
     summary: str
     """What it lets through, in one line for people."""
-    shares_host: bool
+    shares_host: bool = False
     """Whether the jail stays in the host's network namespace."""
-    files: Callable[[], Mapping[str, bytes]]
+    files: Callable[[], Mapping[str, bytes]] = dict
     """Files below the root that the mode needs, such as `etc/resolv.conf`."""
+    rules: Callable[[], tuple[Rule, ...]] | None = None
+    """What its proxy lets through beside what the caller names; None: there is no proxy."""

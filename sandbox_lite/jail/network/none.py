@@ -4,9 +4,4 @@ from __future__ import annotations
 
 from sandbox_lite.jail.network.mode import Mode
 
-MODE = Mode(
-    name="none",
-    summary="no network; servers and clients inside meet on loopback",
-    shares_host=False,
-    files=dict,
-)
+MODE = Mode(name="none", summary="no network; servers and clients inside meet on loopback")
