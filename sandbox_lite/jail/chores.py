@@ -1,8 +1,8 @@
 """The janitor's own process: keeps a list until its program ends, and does what needs one thread.
 
 Orders come one to a message: `+path` of a directory, `*path` of a control group, `-path` of what is
-gone; `#` has the inodes of a tmpfs bounded, `!` a program born in its control group, `~` sockets
-made in a jail's network. Nothing but the standard library is needed here.
+gone; `#` sets what bwrap cannot in a jail's namespaces, `!` has a program born in its control
+group, `~` sockets made in a jail's network. Nothing but the standard library is needed here.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Bounds how many files a sandbox's tmpfs may hold, which bwrap has no option for.
+"""Sets what bwrap has no option for: how many files a tmpfs may hold, and who may use low ports.
 
 Done from a process that was forked for it, in the namespaces in which the tmpfs is mounted: the
 kernel lets only a process with one thread enter a user namespace, setns(2). Whoever made a user
@@ -7,10 +7,12 @@ namespace holds all capabilities there. Nothing but the standard library is need
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 
-_NEWUSER, _NEWNS = 0x10000000, 0x00020000
+_NEWUSER, _NEWNS, _NEWNET = 0x10000000, 0x00020000, 0x40000000
+_LOW_PORTS = "/proc/sys/net/ipv4/ip_unprivileged_port_start"
 _NOSUID, _NODEV, _REMOUNT = 2, 4, 32
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -20,24 +22,41 @@ def _check(result: int) -> None:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
 
-def _remount(holder: int, counts: dict[bytes, int]) -> None:
-    for name, kind in (("user", _NEWUSER), ("mnt", _NEWNS)):
-        fd = os.open(f"/proc/{holder}/ns/{name}", os.O_RDONLY | os.O_CLOEXEC)
-        _check(_libc.setns(fd, kind))
+def _enter(pid: int, name: str, kind: int) -> None:
+    fd = os.open(f"/proc/{pid}/ns/{name}", os.O_RDONLY | os.O_CLOEXEC)
+    _check(_libc.setns(fd, kind))
+
+
+def _set(holder: int, first: int, counts: dict[bytes, int]) -> None:
+    network = None
+    if first:
+        network = os.open(f"/proc/{first}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    _enter(holder, "user", _NEWUSER)
+    _enter(holder, "mnt", _NEWNS)
+    if network is not None:
+        # The innermost user namespace has no say over the network, whatever it calls root: so
+        # that servers there may use port 80, everybody may.
+        with contextlib.suppress(OSError):
+            _check(_libc.setns(network, _NEWNET))
+            with open(_LOW_PORTS, "w") as file:  # noqa: PTH123  # pathlib is slow to import
+                file.write("0")
     flags = ctypes.c_ulong(_REMOUNT | _NOSUID | _NODEV)
     for path, count in counts.items():
         _check(_libc.mount(b"none", path, b"tmpfs", flags, b"nr_inodes=%d" % count))
 
 
 def bound(order: bytes) -> bool:
-    """Carry out `PID COUNT PATH...`: the process has a tmpfs at each PATH; whether it worked."""
-    holder, *words = order.split()
+    """Carry out `HOLDER FIRST COUNT PATH...`; whether it worked.
+
+    The process HOLDER has a tmpfs at each PATH; FIRST is in a network namespace of its own, or 0.
+    """
+    holder, first, *words = order.split()
     counts = {path: int(count) for count, path in zip(words[::2], words[1::2], strict=True)}
     child = os.fork()
     if child == 0:
         code = 1
         try:
-            _remount(int(holder), counts)
+            _set(int(holder), int(first), counts)
             code = 0
         finally:
             os._exit(code)

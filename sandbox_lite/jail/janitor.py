@@ -179,14 +179,17 @@ class Janitor:
         """Have a control group emptied and removed when this program ends."""
         self._say(b"*" + os.fsencode(path))
 
-    def bound_inodes(self, holder: int, mounts: Mapping[str, int]) -> None:
-        """Have tmpfs in the namespaces of the process `holder` take so many files, by their path.
+    def set_namespaces(self, holder: int, first: int, mounts: Mapping[str, int]) -> None:
+        """Have set in a sandbox's namespaces what bwrap cannot; done a moment later.
 
-        It is done a moment later; `os.fstatvfs` tells when.
+        Args:
+            holder: The process in whose namespaces its tmpfs are mounted.
+            first: A process in its own network, where low ports become everybody's; 0 if it has
+                none.
+            mounts: How many files each tmpfs takes, by its path; `os.fstatvfs` tells when.
         """
         pairs = b"".join(b" %d %s" % (count, os.fsencode(path)) for path, count in mounts.items())
-        if pairs:
-            self._say(b"#%d%s" % (holder, pairs))
+        self._say(b"#%d %d%s" % (holder, first, pairs))
 
     def forget(self, path: Path) -> None:
         """Watch a directory no longer: it is gone."""

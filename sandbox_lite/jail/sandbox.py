@@ -292,8 +292,8 @@ class Sandbox:
                 stack.callback(os.close, fds[-1])
         return tuple(fds)
 
-    def _bound_inodes(self, holder: int, upper: Upper) -> None:
-        """Have the number of files bounded, meanwhile."""
+    def _set_namespaces(self, holder: int, first: int, upper: Upper) -> None:
+        """Have the number of files bounded and low ports opened, meanwhile."""
         bounds = self.spec.limits
         wanted = {}
         if bounds.shm_bytes is not None:
@@ -302,7 +302,8 @@ class Sandbox:
             wanted[bwrap.UPPER] = inodes_of(bounds.disk_bytes)
         # a host that cannot start one more program will say so below
         with contextlib.suppress(OSError):
-            janitor.SHARED.bound_inodes(holder, wanted)
+            own = 0 if self._mode.shares_host else first
+            janitor.SHARED.set_namespaces(holder, own, wanted)
 
     def _await_inodes(self, disk: TmpfsDisk | DirectoryDisk) -> bool:
         """Wait until it is; refuse a sandbox whose disk was named where it cannot be."""
@@ -383,7 +384,7 @@ class Sandbox:
         def protect(holder: int, first: int) -> None:
             box.protect(first)
             # only now is the outer namespace made: bwrap tells its child's pid before
-            self._bound_inodes(holder, upper)
+            self._set_namespaces(holder, first, upper)
 
         self._printable = command.printable()
         try:

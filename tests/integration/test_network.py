@@ -348,6 +348,19 @@ def test_behind_a_proxy_of_the_hosts(tls: int, monkeypatch: pytest.MonkeyPatch) 
     assert Upstream.seen == [f"CONNECT localhost:{tls}", "GET http://company.example/a"]
 
 
+LOW_PORTS = Path("/proc/sys/net/ipv4/ip_unprivileged_port_start")
+
+
+def test_servers_inside_may_use_low_ports() -> None:
+    before = LOW_PORTS.read_text()
+    code = "import socket; socket.create_server(('127.0.0.1', 80)); print('bound')"
+    with Sandbox("minimal") as sandbox:
+        assert sandbox.exec(["python3", "-c", code]).stdout == "bound\n"
+    with Sandbox("minimal", network="host") as shared:
+        assert shared.run(f"cat {LOW_PORTS}").stdout == before
+    assert LOW_PORTS.read_text() == before
+
+
 UNANSWERED = "refused|reset|closed|without response"
 
 
