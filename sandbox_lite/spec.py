@@ -282,6 +282,8 @@ class SandboxSpec:
     mounts: tuple[Mount, ...] = ()
     limits: Limits = field(default_factory=Limits)
     hostname: str = "sandbox"
+    user: str = "root"
+    """Whom everything inside belongs to and runs as: an account of the rootfs."""
     upper: UpperKind = "auto"
     """Where writes go; `auto` takes a tmpfs where the kernel can, else a directory."""
     allow_weaker: tuple[LimitName, ...] = ()
@@ -294,6 +296,8 @@ class SandboxSpec:
             raise SpecError(f"workdir must be an absolute path, not {self.workdir!r}")
         if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.-]{0,63}", self.hostname) is None:
             raise SpecError(f"not a host name: {self.hostname!r}")
+        if re.fullmatch(r"[a-z_][a-z0-9_-]{0,31}", self.user) is None:
+            raise SpecError(f"not a user name: {self.user!r}")
         unknown = set(self.allow_weaker) - set(LIMIT_NAMES)
         if unknown:
             raise SpecError(
@@ -482,7 +486,9 @@ class Enforcement:
     seccomp: tuple[str, ...]
     """Names of the filters loaded."""
     capabilities: tuple[str, ...] = ()
-    """Those that uid 0 inside holds over its own user namespace."""
+    """Those that uid 0 inside holds over its own user namespace; another user holds none."""
+    user: str = "root"
+    """Whom everything inside belongs to and runs as."""
     backend: str = ""
     """Who holds the limits: `cgroup2`, `cgroup1` or `sampling`."""
     limits: tuple[LimitState, ...] = ()

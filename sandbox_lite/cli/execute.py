@@ -44,6 +44,9 @@ AllowPrivate = Annotated[
     list[str] | None,
     typer.Option("--allow-private", metavar="HOST", help="May have a private address."),
 ]
+User = Annotated[
+    str, typer.Option("--user", "-u", metavar="NAME", help="For programs that refuse root.")
+]
 Ports = Annotated[
     list[str] | None,
     typer.Option(
@@ -95,6 +98,7 @@ def execute(
     allow: Allow = None,
     allow_private: AllowPrivate = None,
     publish: Ports = None,
+    user: User = "root",
     timeout: Annotated[
         float | None, typer.Option(metavar="SECONDS", help="End it after so long (exit code 124).")
     ] = None,
@@ -138,7 +142,8 @@ def execute(
     if kept is not None:
         refuse_for_kept(
             kept, rootfs=rootfs, network=network, allow=allow, allow_private=allow_private,
-            publish=publish, mount=mount, input=input_dir, output=output_dir,
+            publish=publish, user=None if user == "root" else user, mount=mount,
+            input=input_dir, output=output_dir,
             memory=memory, cpus=cpus, pids=pids, disk=disk, wall=wall, allow_weaker=allow_weaker,
         )  # fmt: skip
         return _execute_kept(kept, words, line, env=env, timeout=timeout, as_json=as_json)
@@ -155,7 +160,7 @@ def execute(
     source, target = transfer.checked_input(input_dir), transfer.checked_output(output_dir)
     sandbox = Sandbox(
         settings.rootfs, network=settings.network_or("none"), allow=settings.allow,
-        allow_private=settings.allow_private, publish=ports(publish),
+        allow_private=settings.allow_private, publish=ports(publish), user=user,
         workdir=workdir, env=variables(env or ()),
         mounts=mounts(mount or ()), limits=settings.limits(timeout),
         allow_weaker=weaker(allow_weaker),

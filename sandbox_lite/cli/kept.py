@@ -26,6 +26,7 @@ from sandbox_lite.cli.execute import (
     Pids,
     Ports,
     Rootfs,
+    User,
     Weaker,
     Workdir,
     mounts,
@@ -75,6 +76,7 @@ def create(
     allow: Allow = None,
     allow_private: AllowPrivate = None,
     publish: Ports = None,
+    user: User = "root",
     env: Env = None,
     mount: Mounts = None,
     workdir: Workdir = "/testbed",
@@ -104,7 +106,7 @@ def create(
     )  # fmt: skip
     spec = SandboxSpec(
         rootfs=settings.rootfs, network=settings.network_or("none"), allow=settings.allow,
-        allow_private=settings.allow_private, publish=ports(publish), workdir=workdir,
+        allow_private=settings.allow_private, publish=ports(publish), user=user, workdir=workdir,
         env=variables(env or ()), mounts=mounts(mount or ()), limits=settings.limits(None),
         allow_weaker=weaker(allow_weaker),
     )  # fmt: skip

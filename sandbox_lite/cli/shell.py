@@ -27,6 +27,7 @@ from sandbox_lite.cli.execute import (
     Pids,
     Ports,
     Rootfs,
+    User,
     Wall,
     Weaker,
     Workdir,
@@ -66,6 +67,7 @@ def shell(
     allow: Allow = None,
     allow_private: AllowPrivate = None,
     publish: Ports = None,
+    user: User = "root",
     env: Env = None,
     mount: Mounts = None,
     workdir: Workdir = "/testbed",
@@ -105,8 +107,9 @@ def shell(
 
         refuse_for_kept(
             name, rootfs=rootfs, network=network, allow=allow, allow_private=allow_private,
-            publish=publish, env=env, mount=mount, input=input_dir,
-            output=output_dir, memory=memory, cpus=cpus, pids=pids, disk=disk, wall=wall,
+            publish=publish, user=None if user == "root" else user, env=env, mount=mount,
+            input=input_dir, output=output_dir, memory=memory, cpus=cpus, pids=pids,
+            disk=disk, wall=wall,
             allow_weaker=allow_weaker,
         )  # fmt: skip
         with KeptSandbox(name) as kept:
@@ -126,7 +129,8 @@ def shell(
     given = {"TERM": os.environ.get("TERM") or "dumb", **variables(env or ())}
     sandbox = Sandbox(
         settings.rootfs, network=settings.network_or("none"), allow=settings.allow,
-        allow_private=settings.allow_private, publish=ports(publish), workdir=workdir, env=given,
+        allow_private=settings.allow_private, publish=ports(publish), user=user,
+        workdir=workdir, env=given,
         mounts=mounts(mount or ()), limits=settings.limits(None),
         allow_weaker=weaker(allow_weaker),
     )  # fmt: skip

@@ -34,11 +34,15 @@ def namespaces(*, network_host: bool) -> tuple[str, ...]:
 
 
 def identity(*, hostname: str, uid: int = 0, gid: int = 0) -> tuple[str, ...]:
-    """Return the words for host name, ids and capabilities; bwrap always sets no-new-privs."""
+    """Return the words for host name, ids and capabilities; bwrap always sets no-new-privs.
+
+    Another id than root's holds no capability: programs take an ordinary user for one.
+    """
+    held = CAPABILITIES if uid == 0 else ()
     return (
         "--hostname", hostname, "--uid", str(uid), "--gid", str(gid),
         "--cap-drop", "ALL",
-        *(word for capability in CAPABILITIES for word in ("--cap-add", capability)),
+        *(word for capability in held for word in ("--cap-add", capability)),
     )  # fmt: skip
 
 

@@ -12,10 +12,11 @@ import hashlib
 import os
 import re
 import secrets
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sandbox_lite.errors import HostError
+from sandbox_lite.errors import HostError, RootfsError
 from sandbox_lite.jail import places
 from sandbox_lite.jail.removal import remove_tree
 
@@ -88,6 +89,48 @@ _TRUST_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "PI
                     "GIT_SSL_CAINFO", "NODE_EXTRA_CA_CERTS")  # fmt: skip
 TRUST_ENV = dict.fromkeys(_TRUST_VARIABLES, f"/{BUNDLE}")
 """Set where the host has extra certificates: pip, uv and Node.js bring a list of their own."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Account:
+    """One line of passwd(5)."""
+
+    name: str
+    uid: int
+    gid: int
+    home: str
+    shell: str
+
+
+_ACCOUNT = re.compile(r"([^:]+):[^:]*:(\d{1,9}):(\d{1,9}):[^:]*:(/[^:]*):([^:]*)")
+ROOT = Account(name="root", uid=0, gid=0, home="/root", shell="/bin/bash")
+
+
+def account(lowers: Sequence[Path], name: str) -> Account:
+    """Return the account of that name in a rootfs.
+
+    Raises:
+        RootfsError: There is none.
+    """
+    if name == ROOT.name:
+        return ROOT
+    for lower in reversed(lowers):
+        with contextlib.suppress(OSError):
+            # a link in a rootfs of others would lead to a file of the host's
+            fd = os.open(lower / "etc/passwd", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            with os.fdopen(fd, encoding="utf-8", errors="replace") as file:
+                text = file.read(_LIMIT_BYTES)
+            for line in text.splitlines():
+                match = _ACCOUNT.fullmatch(line)
+                if match is not None and match[1] == name:
+                    return Account(
+                        name=name, uid=int(match[2]), gid=int(match[3]), home=match[4],
+                        shell=match[5] or ROOT.shell,
+                    )  # fmt: skip
+            break
+    raise RootfsError(
+        f"this rootfs has no user {name!r}", hint="`standard` has `user`; all have `root`"
+    )
 
 
 def hosts(hostname: str) -> bytes:

@@ -58,10 +58,6 @@ CONTROL_BYTES = 512 * MIB
 
 _BASE_ENV = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-    "HOME": "/root",
-    "USER": "root",
-    "LOGNAME": "root",
-    "SHELL": "/bin/bash",
     "LANG": "C.UTF-8",
     "TERM": "dumb",
     "PAGER": "cat",
@@ -71,7 +67,8 @@ _BASE_ENV = {
 
 _PLACE = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
-_FILTERS: tuple[seccomp.FilterName, ...] = ("deny", "fakeroot")
+_DENY: tuple[seccomp.FilterName, ...] = ("deny",)
+_FAKE_ROOT: tuple[seccomp.FilterName, ...] = ("fakeroot",)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +78,7 @@ class _Command:
     outer: tuple[str, ...]
     inner: tuple[str, ...]
     environment: tuple[str, ...]
+    filters: tuple[seccomp.FilterName, ...]
 
     def argv(self, fds: LaunchFds) -> tuple[str, ...]:
         """Return the command with these descriptors and our process 1."""
@@ -97,7 +95,7 @@ class _Command:
 
     def printable(self) -> str:
         """Return the command as a person can paste it."""
-        files = dict(enumerate(_FILTERS, 8))
+        files = dict(enumerate(self.filters, 8))
         words = (
             *self.outer, "--", *self.inner, *self.environment, *bwrap.filters(files), "--", "bash",
         )  # fmt: skip
@@ -126,6 +124,7 @@ class Sandbox:
         allow_private: Sequence[str] = (),
         publish: Mapping[int, int] | Sequence[Publish] = (),
         workdir: str = "/testbed",
+        user: str = "root",
         env: Mapping[str, str] | None = None,
         mounts: Sequence[Mount] = (),
         limits: Limits | None = None,
@@ -145,6 +144,8 @@ class Sandbox:
             allow_private: Hosts that may have an address which is not public.
             publish: Ports of the host's loopback, each with the port inside to which it leads.
             workdir: Where commands start; made if it is not there.
+            user: An account of the rootfs: everything inside is its own, and it has no capability;
+                for programs that refuse root.
             env: Further environment variables of all commands.
             mounts: Directories of the host to show inside.
             limits: Bounds; the defaults of `Limits` where None.
@@ -161,10 +162,12 @@ class Sandbox:
             self.spec = SandboxSpec(
                 rootfs=rootfs, network=network or ("allow" if allow else "none"),
                 allow=tuple(allow), allow_private=tuple(allow_private),
-                publish=_published(publish), workdir=workdir, env=dict(env or {}),
+                publish=_published(publish), workdir=workdir, user=user, env=dict(env or {}),
                 mounts=tuple(mounts), limits=limits or Limits(),
                 allow_weaker=tuple(allow_weaker), require=require,
             )  # fmt: skip
+        # whoever is an ordinary user inside is told so, as anywhere
+        self._filters = _DENY + (_FAKE_ROOT if self.spec.user == "root" else ())
         self._mode = networks.find(self.spec.network)
         self._policy = networks.policy(self.spec)
         self._egress: Egress | None = None
@@ -239,8 +242,9 @@ class Sandbox:
             network=self._mode.name,
             reachable="" if self._policy is None else self._policy.summary(),
             published=published,
-            seccomp=_FILTERS,
-            capabilities=bwrap.CAPABILITIES,
+            seccomp=self._filters,
+            capabilities=bwrap.CAPABILITIES if spec.user == "root" else (),
+            user=spec.user,
             backend=rung.name,
             limits=states.states(
                 spec.limits, box.holds, kind, asked, inodes=self._await_inodes(disk)
@@ -343,10 +347,17 @@ class Sandbox:
         trust = etc.trust(rootfs.lowers)
         files = {"etc/hosts": etc.hosts(spec.hostname), **self._mode.files(), **trust}
         lowers = (*rootfs.lowers, etc.layer(files))
+        account = etc.account(rootfs.lowers, spec.user)
+        own = {
+            "HOME": account.home, "USER": account.name, "LOGNAME": account.name,
+            "SHELL": account.shell,
+        }  # fmt: skip
         mounts = (*rootfs.mounts, *spec.mounts)
         proxied = {} if self._policy is None else networks.environment()
         env = {
-            **_BASE_ENV, **rootfs.env, **(etc.TRUST_ENV if trust else {}), **proxied, **spec.env,
+            **_BASE_ENV, **own, **rootfs.env, **({} if account.uid == 0 else own),
+            **(etc.TRUST_ENV if trust else {}), **proxied,
+            **spec.env,
         }  # fmt: skip
         libraries, inner = host.inner_bwrap(path)
         outer = (
@@ -361,7 +372,7 @@ class Sandbox:
         )
         words = (
             *bwrap.namespaces(network_host=self._mode.shares_host),
-            *bwrap.identity(hostname=spec.hostname),
+            *bwrap.identity(hostname=spec.hostname, uid=account.uid, gid=account.gid),
             *bwrap.overlay(len(lowers)),
             *bwrap.devices(hidden=host.hidden()),
             *(word for n, one in enumerate(mounts) for word in bwrap.mount(one, n)),
@@ -374,6 +385,7 @@ class Sandbox:
             outer=(*upper.prefix, str(path), *outer),
             inner=(inner, *words),
             environment=environment,
+            filters=self._filters,
         )
 
     def _launched(
@@ -391,7 +403,7 @@ class Sandbox:
             return launch(
                 stack,
                 command.argv,
-                filter_names=_FILTERS,
+                filter_names=self._filters,
                 group=box.group,
                 spawning=box.spawning,
                 enter=box.enter,

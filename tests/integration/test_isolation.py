@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from sandbox_lite import Limits, Mount
+from sandbox_lite.errors import RootfsError
 from sandbox_lite.jail.sandbox import Sandbox
 from sandbox_lite.spec import SandboxSpec
 
@@ -53,6 +54,25 @@ def test_no_secret_and_no_host_path_in_proc(sb: Sandbox, home: Path) -> None:
             or "lowerdir=/oldroot/lower/0" in options
             or ("lowerdir=/oldroot/lower/1:/oldroot/lower/0" in options)
         )
+
+
+def test_an_ordinary_user_inside(standard_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SANDBOX_LITE_HOME", str(standard_home))
+    probe = (
+        "id -u; whoami; echo $HOME; stat -c %U /testbed /usr; grep -c 'Cap...:.0*$' "
+        "/proc/self/status; chown 5:5 /testbed 2>/dev/null; echo $?"
+    )
+    with Sandbox("standard", user="user") as sandbox:
+        assert sandbox.enforcement.user == "user"
+        assert sandbox.enforcement.capabilities == ()
+        assert sandbox.enforcement.seccomp == ("deny",)
+        found = sandbox.run(probe).stdout.split()
+        assert found == ["1000", "user", "/home/user", "user", "user", "5", "1"]
+        sandbox.run("cd && python3 -m venv v && v/bin/python -c 'print(1)'").check()
+    with Sandbox("standard") as root:
+        assert root.run(probe).stdout.split() == ["0", "root", "/root", "root", "root", "0", "0"]
+    with pytest.raises(RootfsError, match="no user 'nobody-here'"):
+        Sandbox("standard", user="nobody-here").open()
 
 
 def test_environment_is_ours_alone(sb: Sandbox) -> None:

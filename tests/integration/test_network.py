@@ -23,6 +23,8 @@ from sandbox_lite.spec import CommandResult, Publish
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+pytestmark = pytest.mark.usefixtures("home")
+
 BODY = bytes(range(256)) * 4096
 """One MiB."""
 
