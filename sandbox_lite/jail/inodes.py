@@ -52,7 +52,10 @@ def bound(order: bytes) -> bool:
     """
     holder, first, *words = order.split()
     counts = {path: int(count) for count, path in zip(words[::2], words[1::2], strict=True)}
-    child = os.fork()
+    try:
+        child = os.fork()
+    except OSError:
+        return False
     if child == 0:
         code = 1
         try:

@@ -12,6 +12,7 @@ import atexit
 import contextlib
 import os
 import socket
+import struct
 import sys
 import threading
 from pathlib import Path
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 _MOST_SOCKETS = 64
+_PATIENCE = struct.pack("ll", 30, 0)
+"""struct timeval: seconds, microseconds."""
 
 _PROGRAM = """\
 import sys
@@ -56,6 +59,8 @@ class _Running:
                 raise
         # it outlives us by design, so nobody will wait for it; this keeps Popen from complaining
         child.returncode = 0
+        # one that was stopped must not stop us
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _PATIENCE)
         self.socket = ours
         self.pid = child.pid
         self._ready = False
@@ -136,6 +141,7 @@ class Janitor:
                 socket.send_fds(running.socket, [order], [group, *standard, *fds])
                 answer = running.socket.recv(64)
             except OSError:
+                self._renewed()  # its answer may still come, and would be taken for another's
                 return None
             return Born(int(answer), argv) if answer.isdigit() else None
 

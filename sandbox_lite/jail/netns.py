@@ -49,7 +49,10 @@ def answer(order: bytes, namespace: int, orders: socket.socket) -> bool:
     Returns:
         Whether it was sent.
     """
-    child = os.fork()
+    try:
+        child = os.fork()
+    except OSError:
+        return False
     if child == 0:
         code = 1
         try:

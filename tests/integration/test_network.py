@@ -7,6 +7,7 @@ import http.server
 import socket
 import ssl
 import subprocess
+import sys
 import threading
 import time
 import urllib.request
@@ -47,6 +48,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.wfile.write(text)
 
     def do_POST(self) -> None:
+        if self.headers["X-Mine"] or not self.headers["Content-Length"]:
+            self.send_error(500 if self.headers["X-Mine"] else 411)
+            return
         data = self.rfile.read(int(self.headers["Content-Length"]))
         self.send_response(200)
         self.send_header("Content-Length", str(len(data)))
@@ -143,7 +147,7 @@ def test_private_addresses_are_refused_although_the_name_is_allowed(web: int) ->
     with Sandbox("minimal", allow=[f"localhost:{web}", f"127.0.0.1:{web}"]) as sandbox:
         for host in ("localhost", "127.0.0.1"):
             found = ask(sandbox, "GET", f"http://{host}:{web}/")
-            assert found.stdout.startswith(f"403 sandbox-lite: {host} has the address")
+            assert found.stdout.startswith(f"403 sandbox-lite: {host} has no public address")
             assert "allow_private" in found.stdout
 
 
@@ -247,7 +251,7 @@ print(data.decode().splitlines()[-1] if data else "broken off")
     [
         ("localhost", "localhost /x", ""),
         ("LOCALHOST", "localhost /x", ""),
-        ("other.example", "broken off", "TLS asks for other.example"),
+        ("other.example", "broken off", "TLS asks for 'other.example'"),
         ("none", "broken off", "TLS asks for no host"),
         ("plain", "broken off", "must be TLS"),
     ],
@@ -273,7 +277,7 @@ def test_refused_tunnels_say_why_in_the_line_that_clients_show() -> None:
 def test_so_many_connections_and_no_more(web: int) -> None:
     code = """
 import socket
-held = [socket.create_connection(("127.0.0.1", 3128)) for _ in range(128)]
+held = [socket.create_connection(("127.0.0.1", 3128)) for _ in range(64)]
 for one in held:
     one.sendall(b"GET http://")
 last = socket.create_connection(("127.0.0.1", 3128))
@@ -286,6 +290,72 @@ print(last.recv(100).split(b"\\r\\n")[0].decode()[:50])
         deadline = time.monotonic() + 10
         while not ask(sandbox, "GET", "http://127.0.0.1/").stdout.startswith("403"):
             assert time.monotonic() < deadline
+
+
+SAY = """
+import socket, sys
+one = socket.create_connection(("127.0.0.1", 3128), timeout=30)
+one.sendall(sys.stdin.buffer.read())
+print(one.recv(4096).decode("latin-1").split("\\r\\n")[0])
+"""
+
+
+@pytest.mark.parametrize(
+    ("request_", "status"),
+    [
+        (b"GET http://[x/ HTTP/1.1\r\nHost: x\r\n\r\n", 400),
+        (b"GET http://" + b"a" * 64 + b".com/ HTTP/1.1\r\nHost: x\r\n\r\n", 403),
+        (b"CONNECT [2001:db8::1%.example.org]:443 HTTP/1.1\r\nHost: x\r\n\r\n", 403),
+        (b"GET http://example.org:0/ HTTP/1.1\r\nHost: x\r\n\r\n", 403),
+        (b"A" * 60000 + b" http://example.org/ HTTP/1.1\r\nHost: x\r\n\r\n", 403),
+        (b"CONNECT example.org HTTP/1.1\r\nHost: x\r\n\r\n", 403),
+        (b"nonsense\r\n\r\n", 400),
+        (b"GET http://example.org/ HTTP/1.1\r\n\r\n", 400),
+    ],
+)
+def test_what_is_no_request(
+    request_: bytes, status: int, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with Sandbox("minimal", allow=["*.example.org"]) as sandbox:
+        found = sandbox.exec(["python3", "-c", SAY], input=request_)
+        assert found.stdout.startswith(f"HTTP/1.1 {status} "), found.stdout
+        (request,) = sandbox.requests()
+        assert request.verdict == "refused"
+        assert len(request.reason) + len(request.method) < 1000
+    assert capfd.readouterr().err == ""
+
+
+def test_a_body_has_one_length(web: int) -> None:
+    head = f"POST http://localhost:{web}/ HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n"
+    body = (
+        "Transfer-Encoding: chunked\r\nConnection: close, x-mine\r\nX-Mine: 1\r\n\r\n"
+        "3\r\nabc\r\n0\r\n\r\n"
+    )
+    with Sandbox("minimal", allow=[f"localhost:{web}"], allow_private=["localhost"]) as sandbox:
+        found = sandbox.exec(["python3", "-c", SAY], input=(head + body).encode())
+        # a server that knows no pieces is told of no length either
+        assert found.stdout.startswith("HTTP/1.1 411 "), found.stdout
+
+
+UNCLOSED = """
+import sys
+from sandbox_lite import Sandbox
+from sandbox_lite.spec import Publish
+ports = [Publish(port=0, inner_port=80)]
+sandbox = Sandbox(sys.argv[1], network="web", publish=ports).open()
+if sys.argv[2] == "dropped":
+    import gc
+    del sandbox
+    gc.collect()
+print("end")
+"""
+
+
+@pytest.mark.parametrize("how", ["left open", "dropped"])
+def test_a_program_ends_although_nobody_closed_its_sandbox(how: str) -> None:
+    argv = [sys.executable, "-c", UNCLOSED, "minimal", how]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == "end\n"
 
 
 # -- the host's own proxy --------------------------------------------------------------------------
@@ -340,8 +410,12 @@ def test_behind_a_proxy_of_the_hosts(tls: int, monkeypatch: pytest.MonkeyPatch) 
             monkeypatch.setenv(name, f"http://user:pass@127.0.0.1:{port}")
         for name in ("no_proxy", "NO_PROXY", "all_proxy", "HTTPS_PROXY", "HTTP_PROXY"):
             monkeypatch.delenv(name, raising=False)
-        allow = [f"localhost:{tls}", "company.example"]
-        with Sandbox("minimal", allow=allow) as sandbox:
+        allow = [f"localhost:{tls}", "company.example", "127.0.0.1", "*.localhost", "2130706433"]
+        with Sandbox("minimal", allow=allow, allow_private=["localhost"]) as sandbox:
+            # what is known here to be private does not go by way of the company either
+            for host in ("127.0.0.1", "x.localhost", "2130706433"):
+                assert ask(sandbox, "GET", f"http://{host}/").stdout.startswith("403"), host
+            assert ask(sandbox, "TRACE", "http://company.example/").stdout.startswith("403")
             found = sandbox.exec(["python3", "-c", TUNNEL, str(tls), "localhost"])
             assert found.stdout.splitlines()[-1] == "localhost /x", found.stderr
             plain = ask(sandbox, "GET", "http://company.example/a")

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
         ("GET,HEAD example.org", "POST", "example.org", 80, False),
         ("GET example.org", "CONNECT", "example.org", 443, False),
         ("[2001:db8::1]:8080", "GET", "2001:db8::1", 8080, True),
+        ("*.example.org", "CONNECT", "2001:db8::1", 443, False),
         ("bücher.example", "GET", "xn--bcher-kva.example", 80, True),
     ],
 )
@@ -47,7 +48,8 @@ def test_rules(rule: str, method: str, host: str, port: int, admitted: bool) -> 
 @pytest.mark.parametrize(
     "text",
     ["", "*", "http://example.org", "example.org/path", "example.org:0", "example.org:70000",
-     "get example.org", "a b c", "*.*.org", "-x.org", "ex ample.org:80", "a..b"],
+     "get example.org", "a b c", "*.*.org", "-x.org", "[fe80::1%x.org]", "a" * 64 + ".org",
+     "ex ample.org:80", "a..b"],
 )  # fmt: skip
 def test_what_is_no_rule(text: str) -> None:
     with pytest.raises(SpecError):
@@ -76,7 +78,8 @@ def test_refusals_say_what_is_allowed() -> None:
         ("::1", False), ("::", False), ("fe80::1", False), ("fe80::1%eth0", False),
         ("fd00:ec2::254", False), ("ff02::1", False),
         ("::ffff:127.0.0.1", False), ("::ffff:1.1.1.1", True), ("64:ff9b::7f00:1", False),
-        ("64:ff9b::a9fe:a9fe", False), ("2002:7f00:1::", False),
+        ("64:ff9b::a9fe:a9fe", False), ("168.63.129.16", False), ("fec0::1", False),
+        ("2002:7f00:1::", False),
     ],
 )  # fmt: skip
 def test_public_addresses(address: str, public: bool) -> None:
@@ -103,10 +106,12 @@ def client_hello(name: str | None) -> bytes:
 
 def test_the_name_in_a_client_hello() -> None:
     data = client_hello("example.org")
-    assert hello.server_name(data) == "example.org"
-    assert hello.server_name(client_hello(None)) == ""
-    for count in (1, 5, 40, len(data) - 1):
-        assert hello.server_name(data[:count]) is None
+    assert hello.Hello().feed(data) == "example.org"
+    assert hello.Hello().feed(client_hello(None)) == ""
+    dripping = hello.Hello()
+    for at in range(len(data) - 1):
+        assert dripping.feed(data[at : at + 1]) is None
+    assert dripping.feed(data[-1:]) == "example.org"
 
 
 @pytest.mark.parametrize(
@@ -114,7 +119,14 @@ def test_the_name_in_a_client_hello() -> None:
 )
 def test_what_is_no_tls(data: bytes) -> None:
     with pytest.raises(hello.NotTLSError):
-        hello.server_name(data)
+        hello.Hello().feed(data)
+
+
+def test_a_name_that_is_no_host_name(capsys: pytest.CaptureFixture[str]) -> None:
+    data = client_hello("example.org").replace(b"example.org", b"ex\xffmple.org")
+    with pytest.raises(hello.NotTLSError):
+        hello.Hello().feed(data)
+    assert capsys.readouterr().err == ""
 
 
 def test_the_hosts_mirrors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,7 +172,8 @@ def test_policies_of_the_modes() -> None:
     assert web.refusal("CONNECT", "anything.example", 25) is not None
     for mode, more in (
         ("none", {"allow": ("example.org",)}), ("host", {"allow_private": ("example.org",)}),
-        ("allow", {}), ("allow", {"allow": ("no rule",)}),
+        ("web", {"allow_private": ("example.org:8443",)}), ("allow", {}),
+        ("allow", {"allow": ("no rule",)}),
     ):  # fmt: skip
         with pytest.raises(SpecError):
             of(mode, **more)

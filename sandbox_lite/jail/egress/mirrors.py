@@ -30,7 +30,8 @@ _LIMIT_BYTES = 1 << 20
 
 
 def _text(path: str | Path) -> str:
-    with contextlib.suppress(OSError):
+    # RuntimeError: there is no home
+    with contextlib.suppress(OSError, RuntimeError):
         with Path(path).expanduser().open("rb") as file:
             return file.read(_LIMIT_BYTES).decode(errors="replace")
     return ""
@@ -71,7 +72,8 @@ def rules() -> tuple[Rule, ...]:
     found: dict[Rule, None] = {}
     for url in (*words, *_pip(), *_npm(), *_apt()):
         with contextlib.suppress(ValueError, SpecError):
-            parts = urlsplit(url)
+            # uv gives an index a name before a `=`
+            parts = urlsplit(re.sub(r"^[\w.-]+=", "", url))
             if parts.scheme in ("http", "https") and parts.hostname:
                 port = f":{parts.port}" if parts.port else ""
                 host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname

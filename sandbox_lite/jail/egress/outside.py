@@ -14,6 +14,7 @@ import h11
 from sandbox_lite.jail.egress.addresses import is_public, resolve
 
 _CONNECT_SECONDS = 30.0
+_LOOK_SECONDS = 5.0
 _CHUNK = 256 * 1024
 
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
@@ -52,15 +53,47 @@ def host_proxy(scheme: str, host: str) -> HostProxy | None:
     url = found.get(scheme) or found.get("all")
     if not url or urllib.request.proxy_bypass(host):
         return None
-    parts = urlsplit(url if "://" in url else f"http://{url}")
+    try:
+        parts = urlsplit(url if "://" in url else f"http://{url}")
+        own_port = parts.port
+    except ValueError:
+        raise UnreachableError("the host's proxy is no address") from None
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise UnreachableError(f"the host's proxy is of a kind not known here: {parts.scheme}")
     pair = f"{unquote(parts.username or '')}:{unquote(parts.password or '')}"
     return HostProxy(
         host=parts.hostname,
-        port=parts.port or (443 if parts.scheme == "https" else 80),
+        port=own_port or (443 if parts.scheme == "https" else 80),
         tls=parts.scheme == "https",
         credentials=base64.b64encode(pair.encode()).decode() if parts.username else "",
+    )
+
+
+async def check_behind_proxy(host: str, port: int) -> None:
+    """Look at what a proxy of the host's would be asked for, as far as it can be known here.
+
+    The proxy looks names up, and may know more of them; but what is known here to be private is
+    refused as on the straight way.
+
+    Raises:
+        RefusedError: It is not public.
+    """
+    if host == "localhost" or host.endswith(".localhost"):
+        raise _not_public(host)
+    try:
+        async with asyncio.timeout(_LOOK_SECONDS):
+            addresses = await resolve(host, port)
+    except (OSError, TimeoutError, UnicodeError):
+        return
+    if addresses and not any(is_public(one) for one in addresses):
+        raise _not_public(host)
+
+
+def _not_public(host: str) -> RefusedError:
+    # which address it is, is nothing that whoever is inside should learn
+    return RefusedError(
+        f"{host} has no public address; whoever started the sandbox can allow it: "
+        f"allow_private {host}"
     )
 
 
@@ -82,23 +115,25 @@ async def connect(host: str, port: int, *, private: bool) -> Streams:
     try:
         async with asyncio.timeout(_CONNECT_SECONDS):
             addresses = await resolve(host, port)
-            allowed = [one for one in addresses if private or is_public(one)]
-            if addresses and not allowed:
-                raise RefusedError(
-                    f"{host} has the address {addresses[0]}, which is not public; "
-                    f"whoever started the sandbox can allow it: allow_private {host}"
-                )
-            error: OSError | None = None
-            for address in allowed:
-                try:
-                    return await asyncio.open_connection(address, port, limit=_CHUNK)
-                except OSError as caught:
-                    error = caught
     except TimeoutError:
-        raise UnreachableError(f"{host} port {port} does not answer") from None
-    except OSError as caught:
-        raise UnreachableError(f"{host} cannot be resolved: {caught.strerror}") from caught
-    raise UnreachableError(f"{host} port {port}: {error.strerror if error else 'no address'}")
+        raise UnreachableError(f"{host} is not resolved in time") from None
+    except (OSError, UnicodeError) as caught:
+        why = getattr(caught, "strerror", None) or "no such name"
+        raise UnreachableError(f"{host} cannot be resolved: {why}") from caught
+    allowed = [one for one in addresses if private or is_public(one)]
+    if addresses and not allowed:
+        raise _not_public(host)
+    why = "no address"
+    for address in allowed:
+        try:
+            # each for itself: where IPv6 leads nowhere, IPv4 may
+            async with asyncio.timeout(_CONNECT_SECONDS / 3):
+                return await asyncio.open_connection(address, port, limit=_CHUNK)
+        except TimeoutError:
+            why = "it does not answer"
+        except OSError as caught:
+            why = caught.strerror or str(caught)
+    raise UnreachableError(f"{host} port {port}: {why}")
 
 
 async def connect_proxy(proxy: HostProxy) -> Streams:
@@ -112,7 +147,8 @@ async def connect_proxy(proxy: HostProxy) -> Streams:
             context = ssl.create_default_context() if proxy.tls else None
             return await asyncio.open_connection(proxy.host, proxy.port, ssl=context, limit=_CHUNK)
     except (OSError, TimeoutError) as error:
-        raise UnreachableError(f"the host's own proxy cannot be reached: {error}") from error
+        why = str(error) or "it does not answer"
+        raise UnreachableError(f"the host's own proxy cannot be reached: {why}") from error
 
 
 async def tunnel(proxy: HostProxy, host: str, port: int) -> Streams:
@@ -132,10 +168,16 @@ async def tunnel(proxy: HostProxy, host: str, port: int) -> Streams:
             while (event := wire.next_event()) is h11.NEED_DATA:
                 # line by line: what follows the head is the server's, and must not go to h11
                 wire.receive_data(await reader.readuntil(b"\r\n"))
-    except (OSError, TimeoutError, h11.ProtocolError, asyncio.IncompleteReadError) as error:
-        writer.close()
-        raise UnreachableError(f"the host's own proxy does not answer: {error}") from error
-    if not isinstance(event, h11.Response) or event.status_code != 200:
+    except (
+        OSError, TimeoutError, h11.ProtocolError,
+        asyncio.IncompleteReadError, asyncio.LimitOverrunError,
+    ) as error:  # fmt: skip
+        writer.transport.abort()
+        raise UnreachableError("the host's own proxy does not answer as a proxy") from error
+    except BaseException:
+        writer.transport.abort()
+        raise
+    if not isinstance(event, h11.Response) or not 200 <= event.status_code < 300:
         writer.close()
         said = event.status_code if isinstance(event, h11.Response) else "nothing"
         raise UnreachableError(f"the host's own proxy refuses {host}: it answers {said}")

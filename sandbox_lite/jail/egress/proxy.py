@@ -9,38 +9,48 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import http
+import threading
 import time
 from collections import deque
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 import h11
 
 from sandbox_lite.jail.egress import outside
-from sandbox_lite.jail.egress.hello import HELLO_BYTES, NotTLSError, server_name
+from sandbox_lite.jail.egress.hello import HELLO_BYTES, Hello, NotTLSError
 from sandbox_lite.jail.egress.outside import RefusedError, Streams, UnreachableError
-from sandbox_lite.jail.egress.rules import canonical
+from sandbox_lite.jail.egress.rules import canonical, is_address
 from sandbox_lite.spec import NetworkRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine, Iterable
 
     from sandbox_lite.jail.egress.rules import Policy
     from sandbox_lite.spec import Verdict
 
-MOST_CONNECTIONS = 128
+MOST_CONNECTIONS = 64
 """At once, of one sandbox; more are turned away."""
 MOST_REMEMBERED = 10_000
 _CHUNK = 256 * 1024
 _HELLO_SECONDS = 30.0
+_HELLO_CHUNK = 16 * 1024
 _IDLE_SECONDS = 600.0
 _HEAD_BYTES = 64 * 1024
+_LINGER_SECONDS = 10.0
+_REASON_CHARS = 600
+_METHOD_BYTES = 32
+_LOOKUPS = 8
+"""Names of one sandbox that are looked up at once: a slow one holds a thread that all share."""
 _HOP_BY_HOP = frozenset(
     b"connection keep-alive proxy-connection proxy-authorization proxy-authenticate te trailer "
     b"upgrade expect host".split()
 )
 """They concern one connection only, RFC 9110 section 7.6.1; `Host` is written anew."""
+
+
+_T = TypeVar("_T")
 
 
 @dataclass(slots=True)
@@ -60,9 +70,20 @@ class _Entry:
     def done(self) -> NetworkRequest:
         return NetworkRequest(
             when=round(self.when, 3), method=self.method, host=self.host, port=self.port,
-            verdict=self.verdict, reason=self.reason, sent_bytes=self.sent,
+            verdict=self.verdict, reason=self.reason[:_REASON_CHARS], sent_bytes=self.sent,
             received_bytes=self.received, seconds=round(time.monotonic() - self.began, 3),
         )  # fmt: skip
+
+
+class _ClientGoneError(Exception):
+    """Whoever asked has not waited for the answer."""
+
+
+def _close(writer: asyncio.StreamWriter) -> None:
+    """Close a connection once what is written has gone, and anyhow soon."""
+    writer.close()
+    # a peer that reads no more would keep it for ever
+    asyncio.get_running_loop().call_later(_LINGER_SECONDS, writer.transport.abort)
 
 
 class _Wire:
@@ -79,14 +100,26 @@ class _Wire:
                 return event  # type: ignore[return-value]
             if self.http.they_are_waiting_for_100_continue:
                 await self.send(h11.InformationalResponse(status_code=100, headers=[]))
-            async with asyncio.timeout(_IDLE_SECONDS):
-                self.http.receive_data(await self.reader.read(_CHUNK))
+            try:
+                async with asyncio.timeout(_IDLE_SECONDS):
+                    data = await self.reader.read(_CHUNK)
+            except OSError as error:
+                raise self._failure(error) from error
+            self.http.receive_data(data)
+
+    def _failure(self, error: OSError) -> Exception:
+        return _ClientGoneError() if self.http.our_role is h11.SERVER else error
 
     async def send(self, event: h11.Event) -> None:
         data = self.http.send(event)
-        if data:
-            self.writer.write(data)
-            await self.writer.drain()
+        if not data:
+            return
+        self.writer.write(data)
+        try:
+            async with asyncio.timeout(_IDLE_SECONDS):
+                await self.writer.drain()
+        except OSError as error:
+            raise self._failure(error) from error
 
 
 class Proxy:
@@ -98,6 +131,8 @@ class Proxy:
         self._requests: deque[NetworkRequest] = deque(maxlen=MOST_REMEMBERED)
         self._count = 0
         self._connections: set[asyncio.Task[None]] = set()
+        self._lock = threading.Lock()
+        self._lookups = asyncio.Semaphore(_LOOKUPS)
 
     # -- what happened ----------------------------------------------------------------------------
 
@@ -108,12 +143,14 @@ class Proxy:
 
     def since(self, count: int) -> tuple[NetworkRequest, ...]:
         """Return the requests after the first so many, of those that are remembered."""
-        fresh = self._count - count
-        return tuple(self._requests)[-fresh:] if fresh > 0 else ()
+        with self._lock:
+            fresh = self._count - count
+            return tuple(self._requests)[-fresh:] if fresh > 0 else ()
 
     def _note(self, entry: _Entry) -> None:
-        self._requests.append(entry.done())
-        self._count += 1
+        with self._lock:
+            self._requests.append(entry.done())
+            self._count += 1
 
     # -- serving ----------------------------------------------------------------------------------
 
@@ -134,11 +171,11 @@ class Proxy:
                 return
             while await self._request(wire):
                 wire.http.start_next_cycle()
-        except (OSError, TimeoutError, h11.ProtocolError):
-            pass  # the client has gone, or talks nonsense: there is nobody to tell
+        except (OSError, TimeoutError, h11.ProtocolError, _ClientGoneError):
+            pass  # the client has gone: there is nobody to tell
         finally:
             self._connections.discard(task)
-            writer.close()
+            _close(writer)
 
     async def end(self) -> None:
         """End all connections."""
@@ -148,12 +185,21 @@ class Proxy:
 
     async def _request(self, wire: _Wire) -> bool:
         """Serve one request; whether another may follow on the same connection."""
-        request = await wire.event()
+        try:
+            request = await wire.event()
+        except h11.RemoteProtocolError as error:
+            entry = _Entry("", verdict="refused", reason=f"not a request: {error}")
+            self._note(entry)
+            await _refuse(wire, error.error_status_hint, entry.reason)
+            return False
         if not isinstance(request, h11.Request):
             return False
-        entry = _Entry(request.method.decode("ascii", "replace"))
+        entry = _Entry(request.method[:_METHOD_BYTES].decode("ascii", "replace"))
         again, status = False, 0
         try:
+            if len(request.method) > _METHOD_BYTES or request.method == b"TRACE":
+                # TRACE would tell what is added on the way: the password of the host's own proxy
+                raise RefusedError(f"no such method here: {entry.method}")
             if request.method == b"CONNECT":
                 await self._tunnel(wire, request, entry)
             else:
@@ -162,6 +208,12 @@ class Proxy:
             entry.verdict, entry.reason, status = "refused", str(refusal), 403
         except UnreachableError as failure:
             entry.verdict, entry.reason, status = "failed", str(failure), 502
+        except _ClientGoneError:
+            entry.reason = "the client did not wait for the end"
+        except ValueError as error:
+            entry.verdict, entry.reason, status = "refused", f"not a request: {error}", 400
+        except (OSError, TimeoutError, h11.ProtocolError) as error:
+            entry.verdict, entry.reason, status = "failed", f"broken off: {_said(error)}", 502
         finally:
             # before it is answered: whoever asked may look at once
             self._note(entry)
@@ -173,7 +225,7 @@ class Proxy:
         """Fill in where a request goes, and look whether it may; whether its address is free."""
         try:
             parts = urlsplit(f"//{place}")
-            port = parts.port or default_port
+            port = default_port if parts.port is None else parts.port
             entry.host, entry.port = canonical(parts.hostname or ""), port or 0
         except ValueError:
             raise RefusedError(f"not a place to go to: {place[:200]}") from None
@@ -200,28 +252,33 @@ class Proxy:
                 entry.sent += len(hello)
                 await _relay(wire, streams, entry)
         finally:
-            streams[1].close()
+            _close(streams[1])
 
     async def _outside(self, entry: _Entry, private: bool) -> Streams:
         proxy = outside.host_proxy("https", entry.host)
-        if proxy is not None:
-            return await outside.tunnel(proxy, entry.host, entry.port)
-        return await outside.connect(entry.host, entry.port, private=private)
+        if proxy is None:
+            async with self._lookups:
+                return await outside.connect(entry.host, entry.port, private=private)
+        if not private:
+            async with self._lookups:
+                await outside.check_behind_proxy(entry.host, entry.port)
+        return await outside.tunnel(proxy, entry.host, entry.port)
 
     async def _hello(self, wire: _Wire, entry: _Entry) -> bytes:
         """Return the first bytes of a tunnel, once they are known to ask for the tunnel's host.
 
         Else whoever shares a server with a host on the list, as many do, could be reached.
         """
-        data = wire.http.trailing_data[0]
+        data = piece = wire.http.trailing_data[0]
+        hello = Hello()
         name: str | None = None
         try:
             async with asyncio.timeout(_HELLO_SECONDS):
                 while name is None and len(data) < HELLO_BYTES:
-                    if data:
-                        name = server_name(data)
+                    if piece:
+                        name = hello.feed(piece)
                     if name is None:
-                        piece = await wire.reader.read(_CHUNK)
+                        piece = await wire.reader.read(_HELLO_CHUNK)
                         if not piece:
                             return b""
                         data += piece
@@ -233,7 +290,8 @@ class Proxy:
             return b""
         if not self._asks_for(entry.host, name or ""):
             entry.verdict = "refused"
-            entry.reason = f"TLS asks for {name or 'no host'}, and the tunnel leads to {entry.host}"
+            asked = repr(name[:100]) if name else "no host"
+            entry.reason = f"TLS asks for {asked}, and the tunnel leads to {entry.host}"
             return b""
         return data
 
@@ -241,7 +299,7 @@ class Proxy:
     def _asks_for(host: str, name: str) -> bool:
         if not name:
             # only where the host is an address there is no name to be asked for: RFC 6066
-            return host.replace(".", "").isdigit() or ":" in host
+            return is_address(host)
         try:
             return canonical(name) == host
         except ValueError:
@@ -258,27 +316,34 @@ class Proxy:
                 f"Allowed (network {self._policy().mode}): {self._policy().summary()}"
             )
         private = self._checked(entry, parts.netloc.rpartition("@")[2], 80)
+        # of what was looked at, never of what stood there: others may read that otherwise
+        place = f"[{entry.host}]" if ":" in entry.host else entry.host
+        place += "" if entry.port == 80 else f":{entry.port}"
         proxy = outside.host_proxy("http", entry.host)
         path = f"{parts.path or '/'}{'?' + parts.query if parts.query else ''}"
-        if proxy is not None:
+        extra: list[tuple[str, str]] = []
+        if proxy is None:
+            async with self._lookups:
+                streams = await outside.connect(entry.host, entry.port, private=private)
+        else:
+            if not private:
+                async with self._lookups:
+                    await outside.check_behind_proxy(entry.host, entry.port)
             streams = await outside.connect_proxy(proxy)
             extra = proxy.headers()
-            path = f"http://{parts.netloc.rpartition('@')[2]}{path}"
-        else:
-            streams = await outside.connect(entry.host, entry.port, private=private)
-            extra = []
+            path = f"http://{place}{path}"
         try:
             server = _Wire(h11.CLIENT, streams)
-            place = parts.netloc.rpartition("@")[2]
             own = [("Host", place), *extra, ("Connection", "close")]
             headers = [(name.encode(), value.encode()) for name, value in own]
-            kept = [(name, value) for name, value in request.headers if name not in _HOP_BY_HOP]
+            # `Transfer-Encoding` stays: it says that a body follows, which goes out in pieces anew
+            kept = _end_to_end(request.headers, keep=b"transfer-encoding")
             again = h11.Request(method=request.method, target=path, headers=headers + kept)
             return await self._exchange(wire, server, again, entry)
         except (OSError, TimeoutError, h11.RemoteProtocolError) as error:
-            raise UnreachableError(f"{entry.host} broke off: {error}") from error
+            raise UnreachableError(f"{entry.host} broke off: {_said(error)}") from error
         finally:
-            streams[1].close()
+            _close(streams[1])
 
     async def _exchange(
         self, wire: _Wire, server: _Wire, request: h11.Request, entry: _Entry
@@ -299,8 +364,7 @@ class Proxy:
             if isinstance(event, h11.InformationalResponse):
                 continue
             if isinstance(event, h11.Response):
-                hop = _HOP_BY_HOP | {b"transfer-encoding"}
-                kept = [(name, value) for name, value in event.headers if name not in hop]
+                kept = _end_to_end(event.headers)
                 await wire.send(
                     h11.Response(status_code=event.status_code, headers=kept, reason=event.reason)
                 )
@@ -314,6 +378,28 @@ class Proxy:
                 raise UnreachableError(f"{entry.host} broke off")
 
 
+def _said(error: Exception) -> str:
+    return str(error) or "nothing came for too long"
+
+
+def _end_to_end(
+    headers: Iterable[tuple[bytes, bytes]], *, keep: bytes = b""
+) -> list[tuple[bytes, bytes]]:
+    """Return the headers that are for the other end.
+
+    Two lengths of one body are how a second request is smuggled in: RFC 9112, section 6.1.
+    """
+    dropped = set(_HOP_BY_HOP)
+    for name, value in headers:
+        if name == b"connection":
+            dropped |= {word.strip().lower() for word in value.split(b",")}
+        elif name == b"transfer-encoding":
+            dropped |= {b"content-length"}
+    dropped |= {b"transfer-encoding"} - {keep}
+    dropped -= {keep} if keep else set()
+    return [(name, value) for name, value in headers if name not in dropped]
+
+
 async def _refuse(wire: _Wire, status: int, text: str) -> None:
     """Answer with a reason, where an answer can still be given.
 
@@ -324,7 +410,7 @@ async def _refuse(wire: _Wire, status: int, text: str) -> None:
     body = f"sandbox-lite: {text}\n".encode()
     line = f"{http.HTTPStatus(status).phrase}: {text}".encode("ascii", "replace")
     headers = [("Content-Type", "text/plain; charset=utf-8"), ("Content-Length", str(len(body)))]
-    with contextlib.suppress(OSError, h11.LocalProtocolError):
+    with contextlib.suppress(OSError, h11.LocalProtocolError, _ClientGoneError):
         await wire.send(
             h11.Response(
                 status_code=status, headers=[*headers, ("Connection", "close")], reason=line
@@ -337,18 +423,28 @@ async def _refuse(wire: _Wire, status: int, text: str) -> None:
 async def _relay(wire: _Wire, streams: Streams, entry: _Entry) -> None:
     """Carry bytes both ways until both have ended."""
 
-    async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, out: bool) -> None:
+    last = time.monotonic()
+
+    async def patient(work: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
+        """Wait for one side as long as either has done something."""
         while True:
-            async with asyncio.timeout(_IDLE_SECONDS):
-                data = await reader.read(_CHUNK)
-            if not data:
-                break
+            try:
+                async with asyncio.timeout(_IDLE_SECONDS):
+                    return await work()
+            except TimeoutError:
+                if time.monotonic() - last >= _IDLE_SECONDS:
+                    raise
+
+    async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, out: bool) -> None:
+        nonlocal last
+        while data := await patient(lambda: reader.read(_CHUNK)):
+            last = time.monotonic()
             if out:
                 entry.sent += len(data)
             else:
                 entry.received += len(data)
             writer.write(data)
-            await writer.drain()
+            await patient(writer.drain)
         with contextlib.suppress(OSError, NotImplementedError):
             writer.write_eof()
 
@@ -358,6 +454,8 @@ async def _relay(wire: _Wire, streams: Streams, entry: _Entry) -> None:
     ]
     try:
         await asyncio.gather(*both)
+    except (OSError, TimeoutError) as error:
+        entry.verdict, entry.reason = "failed", f"the tunnel broke: {_said(error)}"
     finally:
         for one in both:
             one.cancel()

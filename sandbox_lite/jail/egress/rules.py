@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 WEB_PORTS = (80, 443)
 _RULE = re.compile(r"(?:([A-Z,]+) )?(\[[0-9a-fA-F:.]+\]|[^\s:/\[\]]+)(?::(\d{1,5}))?")
 _NAME = re.compile(
-    r"(?:\*\.)?(?:[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?\.)*[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?"
+    r"(?:\*\.)?(?:[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?\.)*[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
 )
 _HINT = "such as example.org, *.example.org, example.org:8443 or 'GET,HEAD example.org:80'"
 _SHOWN = 12
@@ -28,6 +28,8 @@ def canonical(host: str) -> str:
         ValueError: It is none.
     """
     host = host.strip("[]").rstrip(".").lower()
+    if "%" in host:
+        raise ValueError("an address with a zone")  # whatever stands behind it is accepted
     try:
         return ipaddress.ip_address(host).compressed
     except ValueError:
@@ -35,6 +37,15 @@ def canonical(host: str) -> str:
     if _NAME.fullmatch(name) is None or len(name) > 253:
         raise ValueError(f"not a host name: {host!r}")
     return name
+
+
+def is_address(host: str) -> bool:
+    """Return whether a canonical host is an address."""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +84,7 @@ class Rule:
     def names(self, host: str) -> bool:
         """Return whether a canonical host is meant."""
         if self.host.startswith("*."):
-            return host.endswith(self.host[1:])
+            return host.endswith(self.host[1:]) and not is_address(host)
         return self.host in ("*", host)
 
     def admits(self, method: str, host: str, port: int) -> bool:

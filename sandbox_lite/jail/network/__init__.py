@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from sandbox_lite.errors import SpecError
 from sandbox_lite.jail.egress import PORT
-from sandbox_lite.jail.egress.rules import Policy, parse_all
+from sandbox_lite.jail.egress.rules import WEB_PORTS, Policy, parse_all
 from sandbox_lite.jail.network import allow, host, none, packages, web
 
 if TYPE_CHECKING:
@@ -37,6 +37,11 @@ def policy(spec: SandboxSpec) -> Policy | None:
     """
     mode = find(spec.network)
     rules, private = parse_all(spec.allow), parse_all(spec.allow_private)
+    if any(rule.ports != WEB_PORTS or rule.methods for rule in private):
+        raise SpecError(
+            "allow_private takes hosts alone",
+            hint="which ports of them may be reached stands in allow",
+        )
     if spec.publish and mode.shares_host:
         raise SpecError(
             f"network {mode.name} publishes nothing: its servers are on the host already",
