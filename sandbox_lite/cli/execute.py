@@ -288,7 +288,7 @@ def weaker(given: Sequence[str] | None) -> tuple[LimitName, ...]:
 
 
 def met(result: CommandResult, enforcement: Enforcement) -> list[str]:
-    """Return a line for each limit of the sandbox that a command met."""
+    """Return a line for each limit of the sandbox that a command met, and each refused host."""
     texts = {
         "memory": "a process was killed: it needed more than {} of memory",
         "disk": "the disk became full: {}",
@@ -301,7 +301,9 @@ def met(result: CommandResult, enforcement: Enforcement) -> list[str]:
             value = enforcement.limit(name).value or 0
             shown = f"{value:g}" if name == "pids" else format_size(int(value))
             lines.append(texts[name].format(shown) + " is the limit of this sandbox")
-    return lines
+    # of a refused tunnel many clients say no more than its number
+    reasons = dict.fromkeys(request.reason for request in result.refused)
+    return [*lines, *(f"network: {reason}" for reason in reasons)]
 
 
 def variables(given: Sequence[str]) -> dict[str, str]:
@@ -371,6 +373,8 @@ def _as_json(
         "backend": enforcement.backend,
         "rootfs": enforcement.rootfs,
         "network": enforcement.network,
+        "reachable": enforcement.reachable,
+        "refused": [dataclasses.asdict(request) for request in result.refused],
         "stdout": result.stdout,
         "stderr": result.stderr,
     }

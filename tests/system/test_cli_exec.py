@@ -209,3 +209,14 @@ def test_a_traceback_only_when_asked_for(cli: Installed) -> None:
     shown = cli.run("exec", "-r", "nope", "--", "true", SANDBOX_LITE_DEBUG="1")
     assert "Traceback" in shown.err
     assert shown.code == 125
+
+
+def test_what_the_network_refused_is_told(cli: Installed) -> None:
+    ask = "import urllib.request; urllib.request.urlopen('https://elsewhere.example/')"
+    words = ("exec", "--network", "packages", "--allow", "example.org")
+    said = cli.run(*words, "--", "python3", "-c", ask)
+    assert said.code == 1
+    assert "sandbox-lite: network: elsewhere.example is not on the list" in said.err
+    data = json.loads(cli.run(*words, "--json", "--", "python3", "-c", ask).text)
+    assert [request["host"] for request in data["refused"]] == ["elsewhere.example"]
+    assert "example.org" in data["reachable"]
