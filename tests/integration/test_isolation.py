@@ -318,3 +318,27 @@ def test_command_line_can_be_printed(sb: Sandbox) -> None:
         "--add-seccomp-fd",
     ):
         assert option in words
+
+
+MASKED = (
+    "/proc/acpi", "/proc/asound", "/proc/interrupts", "/proc/kcore", "/proc/keys",
+    "/proc/latency_stats", "/proc/sched_debug", "/proc/scsi", "/proc/timer_list",
+    "/proc/timer_stats", "/sys/devices/virtual/powercap", "/sys/firmware",
+)  # fmt: skip
+READ_ONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
+"""As Docker has both by default."""
+
+
+@pytest.mark.parametrize("path", MASKED)
+def test_what_docker_masks_shows_nothing(sb: Sandbox, path: str) -> None:
+    look = f"if [ -d {path} ]; then ls -A {path}; else timeout 2 head -c 64 {path}; fi 2>/dev/null"
+    assert sb.run(look).stdout == ""
+    # the same look at its neighbour shows something: it works
+    assert sb.run("timeout 2 head -c 64 /proc/stat; ls -A /proc/self").stdout.count("\n") > 5
+
+
+@pytest.mark.parametrize("path", READ_ONLY)
+def test_what_docker_mounts_read_only_takes_nothing(sb: Sandbox, path: str) -> None:
+    found = sb.run(f"find {path} -type f -writable 2>/dev/null | head -3").stdout
+    assert found == ""
+    assert sb.run("find /proc/self/ -maxdepth 1 -type f -writable | head -1").stdout != ""
