@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from sandbox_lite.jail import group, janitor
+from sandbox_lite.jail import born, group, janitor
 from sandbox_lite.jail.limits import delegation
 from sandbox_lite.jail.owner import Owner
 from tests.conftest import require
@@ -105,6 +105,21 @@ def test_not_after_we_have_changed(place: Path, ready: janitor.Janitor) -> None:
         assert bear(ready, place) is None
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert bear(ready, place) is not None
+
+
+def test_not_where_nobody_can_tell_what_we_are(
+    place: Path, ready: janitor.Janitor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forbidden(*_: object) -> os.stat_result:
+        raise PermissionError
+
+    with monkeypatch.context() as patched:
+        # as a profile of AppArmor does
+        patched.setattr(os, "stat", forbidden)
+        now = born.inheritance()
+        assert now != born.inheritance()
+    assert born.inheritance() == born.inheritance()
     assert bear(ready, place) is not None
 
 
