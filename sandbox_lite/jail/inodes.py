@@ -11,6 +11,8 @@ import contextlib
 import ctypes
 import os
 
+from sandbox_lite.jail.forked import succeeds
+
 _NEWUSER, _NEWNS, _NEWNET = 0x10000000, 0x00020000, 0x40000000
 _LOW_PORTS = "/proc/sys/net/ipv4/ip_unprivileged_port_start"
 _NOSUID, _NODEV, _REMOUNT = 2, 4, 32
@@ -52,16 +54,4 @@ def bound(order: bytes) -> bool:
     """
     holder, first, *words = order.split()
     counts = {path: int(count) for count, path in zip(words[::2], words[1::2], strict=True)}
-    try:
-        child = os.fork()
-    except OSError:
-        return False
-    if child == 0:
-        code = 1
-        try:
-            _set(int(holder), int(first), counts)
-            code = 0
-        finally:
-            os._exit(code)
-    _, status = os.waitpid(child, 0)
-    return os.waitstatus_to_exitcode(status) == 0
+    return succeeds(lambda: _set(int(holder), int(first), counts))

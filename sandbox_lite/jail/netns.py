@@ -14,6 +14,8 @@ import fcntl
 import os
 import socket
 
+from sandbox_lite.jail.forked import succeeds
+
 _NEWUSER, _NEWNET = 0x10000000, 0x40000000
 _NS_GET_USERNS = 0xB701
 _BACKLOG = 128
@@ -49,17 +51,9 @@ def answer(order: bytes, namespace: int, orders: socket.socket) -> bool:
     Returns:
         Whether it was sent.
     """
-    try:
-        child = os.fork()
-    except OSError:
-        return False
-    if child == 0:
-        code = 1
-        try:
-            made = _made(namespace, order)
-            socket.send_fds(orders, [b"sockets"], [one.fileno() for one in made])
-            code = 0
-        finally:
-            os._exit(code)
-    _, status = os.waitpid(child, 0)
-    return os.waitstatus_to_exitcode(status) == 0
+
+    def send() -> None:
+        made = _made(namespace, order)
+        socket.send_fds(orders, [b"sockets"], [one.fileno() for one in made])
+
+    return succeeds(send)
