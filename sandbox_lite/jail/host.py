@@ -132,9 +132,10 @@ def inner_bwrap(path: Path) -> tuple[tuple[str, ...], str]:
 def _probe_argv(path: Path, skeleton: Path, script: str) -> list[str]:
     libraries, inner = inner_bwrap(path)
     upper = ("--tmpfs", bwrap.UPPER, "--dir", "/upper/upper", "--dir", "/upper/work")
-    outer = bwrap.holder(lowers=[skeleton], upper=upper, mounts=(), control_bytes=1 << 20)
+    outer = bwrap.nest(lowers=[skeleton], uppers=None, mounts=())
+    own = bwrap.own(upper, control_bytes=1 << 20, shm_bytes=1 << 20)
     return [
-        str(path), *libraries, *outer, "--",
+        str(path), *libraries, *outer, *own, "--",
         inner, *bwrap.namespaces(network_host=False), *bwrap.identity(hostname="probe"),
         *bwrap.overlay(1), *bwrap.devices(shm_bytes=1 << 20, hidden=hidden()), *_libraries(),
         *bwrap.environment({"PATH": "/usr/bin:/bin"}), "--", "sh", "-c", script,
