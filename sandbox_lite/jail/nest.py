@@ -86,6 +86,7 @@ class Nest:
         self._lock = threading.Lock()
         self._numbers = itertools.count(1)
         self._process: subprocess.Popen[bytes] | None = None
+        self._gone = False
         program = native.descriptor("nest")
         argv = (*outer, "--", f"/proc/self/fd/{program}")
         reader, writer = os.pipe2(os.O_CLOEXEC)
@@ -152,6 +153,7 @@ class Nest:
             while True:
                 message, fds = self._receive(max(0.0, deadline - time.monotonic()))
                 if message is None:
+                    self._gone = True
                     raise LaunchError(
                         "the process from which sandboxes start is gone",
                         hint="somebody killed it; try again",
@@ -166,7 +168,7 @@ class Nest:
     @property
     def alive(self) -> bool:
         """Whether it still runs."""
-        return self._process is not None and self._process.poll() is None
+        return not self._gone and self._process is not None and self._process.poll() is None
 
     def close(self) -> None:
         """End it; nothing that was born there may be in use any more."""
