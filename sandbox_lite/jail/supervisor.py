@@ -387,7 +387,10 @@ class Supervisor:
         path = f"/proc/{self.pid}/root/dev/pts/ptmx"
         try:
             master = os.open(path, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC | os.O_NOFOLLOW)
-        except FileNotFoundError:
+        except (FileNotFoundError, PermissionError):
+            # of one that is just ending the kernel can no longer tell whether we may look at it
+            if not _has_ended(self._pidfd):
+                raise
             raise _gone() from None
         unlock = bytearray(4)
         fcntl.ioctl(master, _TIOCSPTLCK, unlock)
@@ -412,6 +415,12 @@ def _gone() -> SandboxClosedError:
         "the sandbox has ended: its process 1 is gone",
         hint="somebody, or the kernel for want of memory, killed it; open a fresh sandbox",
     )
+
+
+def _has_ended(pidfd: int) -> bool:
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    return bool(poll.poll(1000))
 
 
 def _inner_pid(pid: int) -> int | None:

@@ -150,7 +150,9 @@ def test_nest_that_was_killed_is_made_anew() -> None:
                 one.bear(Plan(words=("/bin/true",), mounts=(), fds={}))
         with nests.taken(outer(), None) as another:
             assert another is not one
-            assert isinstance(another.bear(Plan(words=("/bin/true",), mounts=(), fds={})), Bird)
+            child = another.bear(Plan(words=("/bin/true",), mounts=(), fds={}))
+            assert isinstance(child, Bird)
+            child.close()
     finally:
         nests.close()
 
