@@ -30,7 +30,7 @@ from sandbox_lite.jail.rootfs.store import Store
 from sandbox_lite.jail.seccomp import filter_path
 from sandbox_lite.jail.shell import Shell
 from sandbox_lite.jail.supervisor import script
-from sandbox_lite.spec import MIB, ArgvPart, Enforcement, Limits, Publish, SandboxSpec, inodes_of
+from sandbox_lite.spec import MIB, Enforcement, Limits, Publish, SandboxSpec, inodes_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
@@ -51,6 +51,7 @@ if TYPE_CHECKING:
         NetworkRequest,
         PublishedPort,
         SandboxStats,
+        WeakerName,
     )
 
 CONTROL_BYTES = 512 * MIB
@@ -128,7 +129,7 @@ class Sandbox:
         env: Mapping[str, str] | None = None,
         mounts: Sequence[Mount] = (),
         limits: Limits | None = None,
-        allow_weaker: Collection[LimitName] = (),
+        allow_weaker: Collection[WeakerName] = (),
         require: str | None = None,
         store: Store | None = None,
     ) -> None:
@@ -149,7 +150,8 @@ class Sandbox:
             env: Further environment variables of all commands.
             mounts: Directories of the host to show inside.
             limits: Bounds; the defaults of `Limits` where None.
-            allow_weaker: Limits that were named, and may yet be held less firmly or not at all.
+            allow_weaker: Limits that were named, and may yet be held less firmly or not at all;
+                `overlay`: a host without one may copy the rootfs for this sandbox.
             require: Who must hold the limits, such as `cgroup`; None takes the best there is.
             store: Where to look for the rootfs, if not in the user's own store.
 
@@ -224,8 +226,12 @@ class Sandbox:
         rootfs = stack.enter_context(self._store.lease(spec.rootfs))
         rung, probe = limits.choose(spec.require, bounded=spec.limits.bounded)
         path = find_bwrap()
-        kind = host.upper_kind(path) if spec.upper == "auto" else spec.upper
-        upper = stack.enter_context(layers.upper(kind, spec.limits.disk_bytes))
+        kind = spec.upper
+        if kind == "auto":
+            kind = host.upper_kind(path, weaker="overlay" in spec.allow_weaker)
+        upper = stack.enter_context(
+            layers.upper(kind, spec.limits.disk_bytes, lambda: self._lowers(rootfs))
+        )
         asked = states.ask(spec.limits, kind, spec.mounts)
         found = states.states(spec.limits, probe.holds, kind, asked, inodes=True)
         states.check(spec, found, probe, limits.remedy(rung))
@@ -280,7 +286,7 @@ class Sandbox:
         tmpfs = TmpfsDisk(fds, self._opened_mounts(stack, supervisor))
         if upper.path is None:
             return tmpfs
-        return DirectoryDisk(upper.path, self.spec.limits.disk_bytes, tmpfs)
+        return DirectoryDisk(upper.path, self.spec.limits.disk_bytes, tmpfs, upper.given)
 
     def _opened_mounts(
         self, stack: contextlib.ExitStack, supervisor: Supervisor
@@ -341,12 +347,20 @@ class Sandbox:
         self._meter = meter
         stack.enter_context(dog.watching(meter))
 
-    def _command(self, path: Path, rootfs: Rootfs, upper: ArgvPart) -> _Command:
+    def _lowers(self, rootfs: Rootfs) -> tuple[Path, ...]:
+        """Return the layers below the upper one: the rootfs, and what we put over it."""
+        files = {
+            "etc/hosts": etc.hosts(self.spec.hostname),
+            **self._mode.files(),
+            **etc.trust(rootfs.lowers),
+        }
+        return (*rootfs.lowers, etc.layer(files))
+
+    def _command(self, path: Path, rootfs: Rootfs, upper: Upper) -> _Command:
         """Join all parts to the one command that makes this sandbox."""
         spec = self.spec
         trust = etc.trust(rootfs.lowers)
-        files = {"etc/hosts": etc.hosts(spec.hostname), **self._mode.files(), **trust}
-        lowers = (*rootfs.lowers, etc.layer(files))
+        lowers = self._lowers(rootfs)
         account = etc.account(rootfs.lowers, spec.user)
         own = {
             "HOME": account.home, "USER": account.name, "LOGNAME": account.name,
@@ -364,7 +378,7 @@ class Sandbox:
             *libraries,
             *bwrap.holder(
                 lowers=lowers,
-                upper=upper.outer,
+                upper=upper.part.outer,
                 mounts=mounts,
                 control_bytes=CONTROL_BYTES,
                 shm_bytes=spec.limits.shm_bytes,
@@ -373,16 +387,16 @@ class Sandbox:
         words = (
             *bwrap.namespaces(network_host=self._mode.shares_host),
             *bwrap.identity(hostname=spec.hostname, uid=account.uid, gid=account.gid),
-            *bwrap.overlay(len(lowers)),
+            *(upper.root or bwrap.overlay(len(lowers))),
             *bwrap.devices(hidden=host.hidden()),
             *(word for n, one in enumerate(mounts) for word in bwrap.mount(one, n)),
             "--ro-bind", bwrap.HELD, bwrap.CONTROL,
             "--dir", spec.workdir, "--chdir", "/",
-            *upper.bwrap,
+            *upper.part.bwrap,
         )  # fmt: skip
         environment = bwrap.environment({**env, "SANDBOX_WORKDIR": spec.workdir})
         return _Command(
-            outer=(*upper.prefix, str(path), *outer),
+            outer=(*upper.part.prefix, str(path), *outer),
             inner=(inner, *words),
             environment=environment,
             filters=self._filters,
@@ -391,7 +405,7 @@ class Sandbox:
     def _launched(
         self, stack: contextlib.ExitStack, path: Path, rootfs: Rootfs, upper: Upper, box: Box
     ) -> Supervisor:
-        command = self._command(path, rootfs, upper.part)
+        command = self._command(path, rootfs, upper)
 
         def protect(holder: int, first: int) -> None:
             box.protect(first)

