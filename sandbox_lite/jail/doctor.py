@@ -210,11 +210,10 @@ class _Examination:
                 "user, mount, pid, network, ipc, uts and cgroup namespaces, overlay, /proc and "
                 f"/dev work; writes go to {where}",
             )
-        detail = f"{found.what}; bwrap says: {found.said}"
         self.checks.append(
             Check(
-                name="jail", verdict="failed", detail=detail, hint=found.hint, layer=found.layer,
-                paste=found.paste,
+                name="jail", verdict="failed", detail=found.error().message, hint=found.hint,
+                layer=found.layer, paste=found.paste,
             )
         )  # fmt: skip
         if found.layer != "overlay" or not host.copies(path):
@@ -234,14 +233,16 @@ class _Examination:
             return ()
         self.backend = rung.name
         remedy = limits.remedy(rung)
-        kind: Literal["tmpfs", "directory"] = "tmpfs" if self.upper == "tmpfs" else "directory"
+        kind: Literal["tmpfs", "directory"] = (
+            "tmpfs" if self.upper in (None, "tmpfs") else "directory"
+        )
         bounds = Limits.of(cpus=1)
         found = states.states(
             bounds, probe.holds, kind, states.ask(bounds, kind, ()), inodes=True
         )  # fmt: skip
         kernel = sorted(probe.holds) + [one for one in _STORED if _by(found, one) == "kernel"]
         looked = [one for one in ("memory", "pids", *_STORED) if one not in kernel]
-        detail = f"{rung.name}: {probe.detail}; the kernel counts {', '.join(kernel)}"
+        detail = f"{rung.name}: {probe.detail}; the kernel holds {', '.join(kernel)}"
         detail += f"; by samples {', '.join(looked)}" if looked else ""
         detail += "; cpus not at all" if _by(found, "cpus") == "none" else ""
         try:

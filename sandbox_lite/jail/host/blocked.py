@@ -91,8 +91,8 @@ _LAYERS: tuple[_Layer, ...] = (
     _Layer(
         name="userns-forbidden",
         says=_FORBIDDEN,
-        what="the kernel forbids user namespaces to this user",
-        remedy="see what restricts them: the kernel's own settings, or a security module",
+        what="the kernel forbids user namespaces to this program",
+        remedy="see what restricts them: a setting of this kernel, a security module, a chroot",
     ),
     _Layer(
         name="selinux",
@@ -173,8 +173,8 @@ def identify(stderr: str, bwrap: Path, seen: Evidence | None = None) -> Block | 
             one = layer.remedy
             help_ = remedy.fixed(one) if isinstance(one, str) else one(bwrap, seen)
             return Block(
-                layer=layer.name, what=layer.what, said=stderr.strip(), hint=help_.hint,
-                paste=help_.paste,
+                layer=layer.name, what=layer.what, hint=help_.hint, paste=help_.paste,
+                said=stderr.strip().removeprefix("bwrap: "),
             )  # fmt: skip
     return None
 
