@@ -273,10 +273,10 @@ class _Examination:
             try:
                 found = self._seen_by(user)
             except SandboxLiteError as error:
-                self.add(f"as {user}", error)
+                self.add(f"{user} inside", error)
                 continue
             self.inside.append(found)
-            self.add(f"as {user}", _agrees(found))
+            self.add(f"{user} inside", _agrees(found))
 
     def _seen_by(self, user: str) -> Inside:
         with self._sandbox(user=user) as sandbox:

@@ -52,8 +52,7 @@ _DENIED = r"Creating new namespace failed: Permission denied"
 _LAYERS: tuple[_Layer, ...] = (
     _Layer(
         name="apparmor-restricts",
-        says=r"setting up uid map: Permission denied"
-        r"|RTM_NEWADDR: (Permission denied|Operation not)",
+        says=r"setting up uid map: Permission denied|loopback: Failed RTM_NEW",
         what="AppArmor lets this bwrap make a user namespace but withholds its rights "
         "(Ubuntu 23.10+)",
         remedy=remedy.apparmor,

@@ -130,7 +130,7 @@ def probe(path: Path) -> Literal["tmpfs", "directory"] | Block:
             layer="unknown",
             what="bwrap cannot make a sandbox on this machine",
             said=stderr.strip() or f"exit {code}",
-            hint="run: sandbox-lite doctor",
+            hint="nobody has told us of this: please report it, with what bwrap says",
         )
     # a directory made anew over one of the lower layer is marked by a user.* attribute, which a
     # tmpfs takes from Linux 6.6 on; without it the old content would shine through
