@@ -15,7 +15,7 @@ from sandbox_lite.spec import format_size
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from sandbox_lite.jail.doctor import Report
+    from sandbox_lite.jail.doctor.report import Report
     from sandbox_lite.jail.rootfs.info import RootfsInfo
 
 _WORDS = {"ok": ("ok", "green"), "failed": ("FAIL", "bold red"), "lacking": ("-", "yellow")}
@@ -23,7 +23,7 @@ _COLUMN = 17
 """Where details begin."""
 _VERDICTS = {
     0: "A sandbox can be made here.",
-    1: "Only a weaker sandbox can be made here, for those who name what may be weaker.",
+    1: "Not all of it works here; a weaker sandbox can be made by those who name it.",
     125: "No sandbox can be made here.",
 }
 
@@ -35,8 +35,8 @@ def doctor(
 ) -> int:
     """Look at what sandboxes need of this machine, by starting some.
 
-    Exit codes: 0 a sandbox starts as it is by default; 1 only a weaker one does, which is offered
-    by the name of an option; 125 none does.
+    Exit codes: 0 all works as it is by default; 1 not all, and a weaker sandbox can be made, which
+    is offered by the name of an option; 125 none can.
 
     \b
     Examples:

@@ -144,7 +144,8 @@ _LAYERS: tuple[_Layer, ...] = (
         what="the kernel refuses an overlay here (before 5.11, without the module, or on top of "
         "other overlays)",
         remedy="Linux 5.11 or newer, and SANDBOX_LITE_HOME on a local disk; or go on with a copy "
-        "of the rootfs for each sandbox: --allow-weaker overlay (allow_weaker={'overlay'})",
+        "of the rootfs for each sandbox: --allow-weaker overlay (allow_weaker={'overlay'}; "
+        "SandboxSpec(upper='copy') always takes one)",
     ),
     _Layer(
         name="foreign-owner",

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import platform
 import tempfile
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from sandbox_lite.errors import HostError, SandboxLiteError
-from sandbox_lite.jail import bwrap, host, limits, places
+from sandbox_lite.jail import host, limits, places
 from sandbox_lite.jail import network as networks
-from sandbox_lite.jail.host.evidence import seccomp_filters, status_fields
+from sandbox_lite.jail.doctor import inside, rungs
+from sandbox_lite.jail.doctor.report import Check, Inside, Network, Report, Weaker
 from sandbox_lite.jail.limits import states
 from sandbox_lite.jail.programs import find_bwrap, version
 from sandbox_lite.jail.sandbox import Sandbox
@@ -30,127 +30,8 @@ OPTIONAL: Mapping[str, Callable[[], str | None]] = {}
 """The same for what is no network mode, such as subordinate ids; a line each."""
 
 _ROOTFS = "host"
-_CAPABILITIES = (
-    "CHOWN", "DAC_OVERRIDE", "DAC_READ_SEARCH", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID",
-    "SETPCAP", "LINUX_IMMUTABLE", "NET_BIND_SERVICE", "NET_BROADCAST", "NET_ADMIN", "NET_RAW",
-    "IPC_LOCK", "IPC_OWNER", "SYS_MODULE", "SYS_RAWIO", "SYS_CHROOT", "SYS_PTRACE", "SYS_PACCT",
-    "SYS_ADMIN", "SYS_BOOT", "SYS_NICE", "SYS_RESOURCE", "SYS_TIME", "SYS_TTY_CONFIG", "MKNOD",
-    "LEASE", "AUDIT_WRITE", "AUDIT_CONTROL", "SETFCAP", "MAC_OVERRIDE", "MAC_ADMIN", "SYSLOG",
-    "WAKE_ALARM", "BLOCK_SUSPEND", "AUDIT_READ", "PERFMON", "BPF", "CHECKPOINT_RESTORE",
-)  # fmt: skip
-"""By their numbers, capabilities(7)."""
 _SECONDS = 60.0
 _STORED: tuple[LimitName, ...] = ("disk", "shm")
-
-Verdict = Literal["ok", "failed", "lacking"]
-"""`lacking`: sandboxes do without, or one more is to be had."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Check:
-    """One thing that was looked at."""
-
-    name: str
-    verdict: Verdict
-    detail: str
-    hint: str = ""
-    """The narrow remedy, or what would be firmer, in one line."""
-    layer: str = ""
-    """Which layer of the host blocks, as in the table of `jail/host/blocked.py`."""
-    paste: str = ""
-    """The remedy as commands for a shell, where it can be said so."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Inside:
-    """What a program in a sandbox is held by, as the kernel says in its /proc/self/status."""
-
-    user: str
-    filters: tuple[str, ...]
-    """System call filters that were loaded for it."""
-    filters_in_force: int
-    """How many the kernel counts, without those that were on us already."""
-    capabilities: tuple[str, ...]
-    """Effective, over its own user namespace."""
-    bounding: tuple[str, ...]
-    """The most that it could ever have there."""
-    no_new_privileges: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Network:
-    """One network mode."""
-
-    mode: str
-    ok: bool
-    detail: str
-    """What it lets through, or why it cannot be had."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Weaker:
-    """A weaker rung that this host offers; nobody is put on it who does not name it."""
-
-    lacks: str
-    option: str
-    """For the command line."""
-    argument: str
-    """For Python."""
-    detail: str
-    """What is weaker then."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Report:
-    """All that was found."""
-
-    checks: tuple[Check, ...]
-    architecture: str = field(default_factory=platform.machine)
-    upper: str | None = None
-    """Where a sandbox's writes go by default: `tmpfs` or `directory`; with `copy`, weaker."""
-    backend: str | None = None
-    """Who holds the limits: `cgroup2`, `cgroup1` or `sampling`."""
-    limits: tuple[LimitState, ...] = ()
-    """How each default would be held, and cpus if it were named."""
-    inside: tuple[Inside, ...] = ()
-    network: tuple[Network, ...] = ()
-    weaker: tuple[Weaker, ...] = ()
-
-    @property
-    def exit_code(self) -> int:
-        """0: a sandbox starts as it is by default; 1: only a weaker one; 125: none."""
-        if not any(check.verdict == "failed" for check in self.checks):
-            return 0
-        return 1 if self.inside else 125
-
-
-_OVERLAY = Weaker(
-    lacks="overlay",
-    option="--allow-weaker overlay",
-    argument='allow_weaker={"overlay"}',
-    detail="each sandbox gets a copy of the whole rootfs in a directory: a start takes the time "
-    "and the room of copying it, its disk is bounded by measuring, and where the directory is on "
-    "the host shows inside",
-)
-_PIDS = Weaker(
-    lacks="pids",
-    option="--allow-weaker pids",
-    argument='allow_weaker={"pids"}',
-    detail="a fork bomb is ended by looking again and again: this host may stand still meanwhile",
-)
-_CPUS = Weaker(
-    lacks="cpus",
-    option="--allow-weaker cpus",
-    argument='allow_weaker={"cpus"}',
-    detail="--cpus is refused here without it, and with it bounds nothing; every sandbox gives "
-    "way to the host's own programs by nice 10",
-)
-_REQUIRED = Weaker(
-    lacks=limits.REQUIRE_VARIABLE,
-    option=f"{limits.REQUIRE_VARIABLE}=",
-    argument='require="sampling"',
-    detail="without the variable the limits are held as well as this host can",
-)
 
 
 class _Examination:
@@ -219,7 +100,7 @@ class _Examination:
         if found.layer != "overlay" or not host.copies(path):
             return False
         self.upper = "copy"
-        self.weaker.append(_OVERLAY)
+        self.weaker.append(rungs.OVERLAY)
         return True
 
     def _limits(self) -> tuple[LimitState, ...]:
@@ -228,14 +109,12 @@ class _Examination:
             rung, probe = limits.choose()
         except SandboxLiteError as error:
             self.add("limits", error)
-            self.weaker.append(_REQUIRED)
+            self.weaker.append(rungs.REQUIRED)
             self.require = limits.BACKENDS[-1].name
             return ()
         self.backend = rung.name
         remedy = limits.remedy(rung)
-        kind: Literal["tmpfs", "directory"] = (
-            "tmpfs" if self.upper in (None, "tmpfs") else "directory"
-        )
+        kind: states.UpperKind = "tmpfs" if self.upper in (None, "tmpfs") else "directory"
         bounds = Limits.of(cpus=1)
         found = states.states(
             bounds, probe.holds, kind, states.ask(bounds, kind, ()), inodes=True
@@ -250,9 +129,9 @@ class _Examination:
             self.add("limits", detail, hint=remedy)
         except HostError as error:
             self.add("limits", error)
-            self.weaker.append(_PIDS)
+            self.weaker.append(rungs.PIDS)
         if _by(found, "cpus") == "none":
-            self.weaker.append(_CPUS)
+            self.weaker.append(rungs.CPUS)
         return found
 
     def _allowed(self) -> tuple[WeakerName, ...]:
@@ -276,29 +155,24 @@ class _Examination:
                 self.add(f"{user} inside", error)
                 continue
             self.inside.append(found)
-            self.add(f"{user} inside", _agrees(found))
+            self.add(f"{user} inside", inside.agrees(found))
 
     def _seen_by(self, user: str) -> Inside:
         with self._sandbox(user=user) as sandbox:
-            status = status_fields(sandbox.exec(["cat", "/proc/self/status"]).check().stdout)
-            filters = sandbox.enforcement.seccomp
-        return Inside(
-            user=user,
-            filters=filters,
-            filters_in_force=int(status.get("Seccomp_filters", len(filters))) - seccomp_filters(),
-            capabilities=_capabilities(status["CapEff"]),
-            bounding=_capabilities(status["CapBnd"]),
-            no_new_privileges=status["NoNewPrivs"] == "1" and status["Seccomp"] == "2",
-        )
+            return inside.look(sandbox, user)
 
     def _network(self) -> tuple[Network, ...]:
         """Start one sandbox for each way to reach a network, and say which modes it serves."""
-        # `none` was the start before; all with a proxy are made alike
-        kinds = {"none": "", "allow": self._lack_of("allow"), "host": self._lack_of("host")}
+        lacks = {"none": ""}  # that was the start before
         found = []
         for mode in networks.MODES.values():
+            # all that have a proxy are made alike
             alike = "allow" if mode.rules is not None else mode.name
-            lack = (MISSING[mode.name]() if mode.name in MISSING else None) or kinds.get(alike, "")
+            lack = MISSING[mode.name]() if mode.name in MISSING else None
+            if lack is None:
+                if alike not in lacks:
+                    lacks[alike] = self._lack_of(alike)
+                lack = lacks[alike]
             found.append(Network(mode=mode.name, ok=not lack, detail=lack or mode.summary))
         able = ", ".join(one.mode for one in found if one.ok)
         lacking = "; ".join(f"not {one.mode}: {one.detail}" for one in found if not one.ok)
@@ -358,32 +232,3 @@ def _place(where: Callable[[], Path]) -> str | SandboxLiteError:
             hint=f"set {places.HOME_VARIABLE} to a directory of yours on a local disk",
         )
     return f"{path}, {free.f_bavail * free.f_frsize / 2**30:.1f} GiB free"
-
-
-def _capabilities(mask: str) -> tuple[str, ...]:
-    bits = int(mask, 16)
-    names = (*_CAPABILITIES, *map(str, range(len(_CAPABILITIES), 64)))
-    return tuple(f"CAP_{name}" for number, name in enumerate(names) if bits >> number & 1)
-
-
-def _agrees(found: Inside) -> str | SandboxLiteError:
-    """Return what is in force, or in what it is less than was asked for."""
-    wanted = bwrap.CAPABILITIES if found.user == "root" else ()
-    held = ", ".join(found.capabilities) or "none"
-    wrong = []
-    if set(found.capabilities) != set(wanted):
-        wrong.append(f"capabilities {held}")
-    if found.filters_in_force != len(found.filters):
-        wrong.append(f"{found.filters_in_force} filters")
-    if not found.no_new_privileges:
-        wrong.append("new privileges, or no filter")
-    if wrong:
-        return HostError(
-            f"a sandbox has {'; '.join(wrong)}", hint="this is a fault of ours: please report it"
-        )
-    filters = _listed(found.filters, "filter")
-    return f"{filters} in force; capabilities: {held}; no new privileges"
-
-
-def _listed(names: Sequence[str], word: str) -> str:
-    return f"{word}{'' if len(names) == 1 else 's'} {', '.join(names)}"
