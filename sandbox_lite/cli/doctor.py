@@ -83,7 +83,7 @@ def _show(report: Report, found: Sequence[RootfsInfo], trouble: SandboxLiteError
                 # never broken by us: it is to be pasted
                 console().print(f"  {line}", soft_wrap=True)
     for weaker in report.weaker:
-        _line("lacking", "weaker", f"for want of {weaker.lacks}: {weaker.option}")
+        _line("lacking", "weaker", f"to do without {weaker.lacks}: {weaker.option}")
         _note("then", weaker.detail)
     if trouble is not None:
         _line("failed", "rootfs", trouble.message)

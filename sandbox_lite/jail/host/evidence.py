@@ -47,7 +47,7 @@ def gather() -> Evidence:
         filtered=seccomp_filters() != 0,
         engine=_engine(),
         chrooted=_chrooted(),
-        profile=_profile(),
+        profile=apparmor_profile(),
         selinux=_text("/sys/fs/selinux/enforce") == "1",
     )
 
@@ -94,7 +94,8 @@ def _chrooted() -> bool:
     return bool(lines) and all(line.split()[4] != "/" for line in lines)
 
 
-def _profile() -> str:
+def apparmor_profile() -> str:
+    """Return the AppArmor profile that confines this process; empty where none does."""
     for path in ("/proc/self/attr/apparmor/current", "/proc/self/attr/current"):
         name, _, mode = _text(path).rpartition(" ")
         if mode == "(enforce)":

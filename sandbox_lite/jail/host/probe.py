@@ -14,6 +14,7 @@ from typing import Literal
 
 from sandbox_lite.jail import bwrap, places, seccomp
 from sandbox_lite.jail.host.blocked import Block, identify
+from sandbox_lite.jail.host.evidence import apparmor_profile, seccomp_filters
 from sandbox_lite.jail.orphans import kill_orphans
 from sandbox_lite.jail.owner import boot_id
 from sandbox_lite.jail.process import spawn
@@ -111,8 +112,10 @@ def _run_probe(path: Path, script: str, *, copy: bool = False) -> tuple[int, str
 
 def _probe_key(path: Path) -> str:
     found = path.stat()
+    # a program in a container or a service may have the same home, and be let do less
+    confined = [str(Path("/proc/self/ns/user").readlink()), seccomp_filters(), apparmor_profile()]
     identity = [boot_id(), platform.release(), os.getuid(), str(path), found.st_mtime_ns]
-    return json.dumps(identity)
+    return json.dumps([*identity, *confined])
 
 
 def probe(path: Path) -> Literal["tmpfs", "directory"] | Block:
