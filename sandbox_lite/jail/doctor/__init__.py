@@ -80,7 +80,7 @@ class _Examination:
     def _namespaces(self, path: Path) -> bool:
         """Make the namespaces once; return whether a sandbox of some kind can be made."""
         try:
-            found = host.probe(path)
+            found = host.probed(path)
         except SandboxLiteError as error:
             return self.add("jail", error)
         if not isinstance(found, host.Block):

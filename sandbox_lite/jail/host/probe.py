@@ -118,7 +118,7 @@ def _probe_key(path: Path) -> str:
     return json.dumps([*identity, *confined])
 
 
-def probe(path: Path) -> Literal["tmpfs", "directory"] | Block:
+def probed(path: Path) -> Literal["tmpfs", "directory"] | Block:
     """Make a sandbox's namespaces and mounts once, and end them.
 
     Returns:
@@ -162,7 +162,7 @@ def upper_kind(path: Path, *, weaker: bool = False) -> Upper:
         known = json.loads(cache.read_text())
         if isinstance(known, dict) and known.get("key") == key:
             return "tmpfs" if known["upper"] == "tmpfs" else "directory"
-    kind = probe(path)
+    kind = probed(path)
     if isinstance(kind, Block):
         if weaker and kind.layer == "overlay" and copies(path):
             return "copy"
