@@ -7,6 +7,7 @@ import json
 import os
 import select
 import signal
+import socket
 import subprocess
 import time
 from dataclasses import dataclass
@@ -14,19 +15,20 @@ from io import FileIO
 from typing import TYPE_CHECKING
 
 from sandbox_lite.errors import LaunchError, SandboxClosedError
-from sandbox_lite.jail import janitor, seccomp
+from sandbox_lite.jail import first, janitor, seccomp
 from sandbox_lite.jail.bwrap import HELD
 from sandbox_lite.jail.orphans import kill_orphans
 from sandbox_lite.jail.process import pidfd_signal, spawn
 from sandbox_lite.jail.supervisor import Control, Supervisor
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from sandbox_lite.jail.process import Process
 
 START_SECONDS = 60.0
 _CLOSE_SECONDS = 30.0
+_PLACE = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,12 +41,12 @@ class LaunchFds:
     """The outer bwrap waits for it before it becomes the inner one."""
     seccomp: tuple[int, ...]
     """One for each filter."""
-    arguments: int
-    """Holds further words for the inner bwrap, each ended by a NUL."""
+    first: int
+    """The program that becomes process 1."""
 
     def numbers(self) -> tuple[int, ...]:
         """Return all of them."""
-        return (self.outer_status, self.inner_status, self.block, self.arguments, *self.seccomp)
+        return (self.outer_status, self.inner_status, self.block, self.first, *self.seccomp)
 
 
 def _pipe(readers: contextlib.ExitStack, writers: contextlib.ExitStack) -> tuple[FileIO, FileIO]:
@@ -58,16 +60,6 @@ def _pipe(readers: contextlib.ExitStack, writers: contextlib.ExitStack) -> tuple
     readers.callback(ends[0].close)
     writers.callback(ends[1].close)
     return ends
-
-
-def _memory(stack: contextlib.ExitStack, data: bytes) -> int:
-    fd = os.memfd_create("arguments")
-    stack.callback(os.close, fd)
-    view = memoryview(data)
-    while view:
-        view = view[os.write(fd, view) :]
-    os.lseek(fd, 0, os.SEEK_SET)
-    return fd
 
 
 def _read_child_pid(fd: int, deadline: float, name: str) -> int:
@@ -96,7 +88,8 @@ def launch(
     spawning: Callable[[], contextlib.AbstractContextManager[None]],
     enter: Callable[[int], None],
     protect: Callable[[int, int], None],
-    hidden: Sequence[str] = (),
+    environment: Mapping[str, str],
+    workdir: str,
     fds: Sequence[int] = (),
 ) -> Supervisor:
     """Start a sandbox and wait for its process 1; all that it holds goes with `stack`.
@@ -109,7 +102,8 @@ def launch(
         spawning: Gives the context in which a thread starts the first bwrap.
         enter: Takes in the process that becomes the sandbox, before it can start another.
         protect: Is given the outer bwrap's child and process 1, before that is asked for anything.
-        hidden: Words for the inner bwrap that `ps` on the host must not show.
+        environment: Of every program inside.
+        workdir: Where programs start.
         fds: Further descriptors that the command names.
 
     Returns:
@@ -126,13 +120,14 @@ def launch(
         children.append(process)
         stack.callback(_reap, process)
 
-    # Unwound before `stack`: once `ours` has closed the requests, process 1 ends by itself. What
+    # Unwound before `stack`: once `ours` has closed the channel, process 1 ends by itself. What
     # bwrap reports is read until it has ended: SIGPIPE would kill it in the middle of its start.
     with contextlib.ExitStack() as ours:
         outer_read, outer_write = _pipe(stack, ours)
         inner_read, inner_write = _pipe(stack, ours)
-        reports, reports_write = _pipe(stack, ours)
-        requests_read, requests = _pipe(ours, ours)
+        channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.callback(channel.close)
+        ours.callback(theirs.close)
         blocked, unblock = _pipe(ours, ours)
         errors, errors_write = _pipe(stack, ours)
         filters = []
@@ -144,12 +139,12 @@ def launch(
             inner_status=inner_write.fileno(),
             block=blocked.fileno(),
             seccomp=tuple(filters),
-            arguments=_memory(ours, b"".join(os.fsencode(word) + b"\0" for word in hidden)),
+            first=first.descriptor(),
         )
         argv = argv_of(named)
         # A session of its own: Ctrl-C of a terminal goes to every process of the foreground group;
         # it is ours to interrupt the command, and the sandbox must outlive it.
-        standard = requests_read.fileno(), reports_write.fileno(), errors_write.fileno()
+        standard = theirs.fileno(), errors_write.fileno(), errors_write.fileno()
         passed = (*named.numbers(), *fds)
         child = None
         if group is not None:
@@ -164,18 +159,29 @@ def launch(
             )  # fmt: skip
         try:
             # only the jail holds these ends from here on: its death shows as end of file
-            for end in (outer_write, inner_write, reports_write, errors_write):
+            for end in (outer_write, inner_write, theirs, errors_write):
                 end.close()
             holder = _read_child_pid(outer_read.fileno(), deadline, "outer")
             enter(holder)
             unblock.close()
-            first = _read_child_pid(inner_read.fileno(), deadline, "inner")
-            pidfd = _own(stack, first)
-            protect(holder, first)
-            supervisor = _supervisor(stack, holder, first, pidfd, requests, reports)
+            pid = _read_child_pid(inner_read.fileno(), deadline, "inner")
+            pidfd = _own(stack, pid)
+            protect(holder, pid)
+            supervisor = Supervisor(
+                # a duplicate, for the first one goes with the start
+                channel=channel.dup(),
+                pid=pid,
+                holder=holder,
+                pidfd=pidfd,
+                # the outer namespace's own view: inside the jail the same tmpfs is read-only
+                control=Control(os.open(f"/proc/{holder}/root{HELD}", _PLACE)),
+                environment=environment,
+                workdir=workdir,
+            )
+            stack.callback(supervisor.close)
             supervisor.await_ready(deadline - time.monotonic())
         except (LaunchError, SandboxClosedError, OSError) as error:
-            requests.close()
+            channel.close()
             _reap(children[0])
             raise _launch_error(error, errors.fileno(), argv) from error
     for end in (outer_read, inner_read, errors):
@@ -183,36 +189,12 @@ def launch(
     return supervisor
 
 
-def _own(stack: contextlib.ExitStack, first: int) -> int:
+def _own(stack: contextlib.ExitStack, pid: int) -> int:
     # killing bwrap would leave process 1 to the host's init; killing process 1 ends all
-    pidfd = os.pidfd_open(first)
+    pidfd = os.pidfd_open(pid)
     stack.callback(os.close, pidfd)
     stack.callback(pidfd_signal, pidfd, signal.SIGKILL)
     return pidfd
-
-
-def _supervisor(
-    stack: contextlib.ExitStack,
-    holder: int,
-    first: int,
-    pidfd: int,
-    requests: FileIO,
-    reports: FileIO,
-) -> Supervisor:
-    # The outer namespace's own view: inside the jail the same tmpfs is read-only.
-    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-    control = Control(os.open(f"/proc/{holder}/root{HELD}", flags))
-    supervisor = Supervisor(
-        # a duplicate, for the first one goes with the start
-        requests=FileIO(os.dup(requests.fileno()), "wb"),
-        reports=reports,
-        pid=first,
-        holder=holder,
-        pidfd=pidfd,
-        control=control,
-    )
-    stack.callback(supervisor.close)
-    return supervisor
 
 
 def _launch_error(error: Exception, errors: int, argv: Sequence[str]) -> LaunchError:

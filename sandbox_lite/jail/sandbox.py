@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import itertools
 import os
 import threading
 from collections.abc import Mapping
@@ -23,13 +22,12 @@ from sandbox_lite.jail.limits.meter import Meter
 from sandbox_lite.jail.limits.processes import Processes
 from sandbox_lite.jail.openat2 import IN_ROOT, openat2
 from sandbox_lite.jail.process import explained, uninterrupted
-from sandbox_lite.jail.program import Program, text_of
+from sandbox_lite.jail.program import Program
 from sandbox_lite.jail.programs import find_bwrap
 from sandbox_lite.jail.pump import Drainer
 from sandbox_lite.jail.rootfs.store import Store
 from sandbox_lite.jail.seccomp import filter_path
 from sandbox_lite.jail.shell import Shell
-from sandbox_lite.jail.supervisor import script
 from sandbox_lite.spec import MIB, Enforcement, Limits, Publish, SandboxSpec, inodes_of
 
 if TYPE_CHECKING:
@@ -78,7 +76,7 @@ class _Command:
 
     outer: tuple[str, ...]
     inner: tuple[str, ...]
-    environment: tuple[str, ...]
+    environment: Mapping[str, str]
     filters: tuple[seccomp.FilterName, ...]
 
     def argv(self, fds: LaunchFds) -> tuple[str, ...]:
@@ -89,16 +87,16 @@ class _Command:
             program, "--json-status-fd", str(fds.outer_status), "--block-fd", str(fds.block),
             *words,
             "--", inner, "--json-status-fd", str(fds.inner_status), *inner_words,
-            # a token in a variable must not show in the host's `ps`
-            "--args", str(fds.arguments), *bwrap.filters(fds.seccomp),
-            "--", "bash", "--noprofile", "--norc", "-c", script("init.bash"), "init",
+            # variables come later, to each program: a token must not show in the host's `ps`
+            "--clearenv", *bwrap.filters(fds.seccomp), "--", f"/proc/self/fd/{fds.first}",
         )  # fmt: skip
 
     def printable(self) -> str:
         """Return the command as a person can paste it."""
         files = dict(enumerate(self.filters, 8))
         words = (
-            *self.outer, "--", *self.inner, *self.environment, *bwrap.filters(files), "--", "bash",
+            *self.outer, "--", *self.inner, *bwrap.environment(self.environment),
+            *bwrap.filters(files), "--", "bash",
         )  # fmt: skip
         opened = (f"{fd}<{bwrap.printable([str(filter_path(name))])}" for fd, name in files.items())
         return " ".join((bwrap.printable(words), *opened))
@@ -175,7 +173,6 @@ class Sandbox:
         self._egress: Egress | None = None
         self._store = store or Store()
         self._stack = contextlib.ExitStack()
-        self._numbers = itertools.count(1)
         self._shells: dict[str, Shell] = {}
         self._shells_lock = threading.Lock()
         self._printable = ""
@@ -394,11 +391,10 @@ class Sandbox:
             "--dir", spec.workdir, "--chdir", "/",
             *upper.part.bwrap,
         )  # fmt: skip
-        environment = bwrap.environment({**env, "SANDBOX_WORKDIR": spec.workdir})
         return _Command(
             outer=(*upper.part.prefix, str(path), *outer),
             inner=(inner, *words),
-            environment=environment,
+            environment=env,
             filters=self._filters,
         )
 
@@ -422,7 +418,8 @@ class Sandbox:
                 spawning=box.spawning,
                 enter=box.enter,
                 protect=protect,
-                hidden=command.environment,
+                environment=command.environment,
+                workdir=self.spec.workdir,
                 fds=upper.part.fds,
             )
         except LaunchError as error:
@@ -561,13 +558,12 @@ class Sandbox:
         assert self._drainer is not None
         assert self._meter is not None
         program = Program(
-            supervisor, self._drainer, self._meter,
-            key=f"program-{next(self._numbers)}", output_bytes=self.spec.limits.output_bytes,
-        )  # fmt: skip
+            supervisor, self._drainer, self._meter, output_bytes=self.spec.limits.output_bytes
+        )
         seconds = self.spec.limits.timeout_seconds if timeout is None else timeout
         before = self._requests_so_far()
         result = program.run(
-            argv, text=text_of(argv, env, cwd), stdin=input, timeout=seconds, on_output=on_output,
+            argv, env=env or {}, cwd=cwd, stdin=input, timeout=seconds, on_output=on_output,
             cancel_fd=cancel_fd,
         )  # fmt: skip
         return self._with_refusals(result, before)

@@ -110,12 +110,20 @@ def _run_probe(path: Path, script: str, *, copy: bool = False) -> tuple[int, str
         return process.returncode, stderr.decode(errors="replace")
 
 
+@functools.cache
+def _confined(pid: int) -> tuple[str | int, ...]:
+    """Return what tells this process from others of its user that are let do less, or more.
+
+    A program in a container or a service may have the same home.
+    """
+    user = Path(f"/proc/{pid}/ns/user").readlink()
+    return (str(user), seccomp_filters(), apparmor_profile())
+
+
 def _probe_key(path: Path) -> str:
     found = path.stat()
-    # a program in a container or a service may have the same home, and be let do less
-    confined = [str(Path("/proc/self/ns/user").readlink()), seccomp_filters(), apparmor_profile()]
     identity = [boot_id(), platform.release(), os.getuid(), str(path), found.st_mtime_ns]
-    return json.dumps([*identity, *confined])
+    return json.dumps([*identity, *_confined(os.getpid())])
 
 
 def probed(path: Path) -> Literal["tmpfs", "directory"] | Block:
