@@ -84,7 +84,7 @@ def namespaces(bwrap: Path, seen: Evidence) -> Remedy:
     lines = "\\n".join(f"{name}={_ENOUGH}" for name in names)
     return Remedy(
         hint=f"sudo sysctl {settings}",
-        paste=f"printf '{lines}\\n' | sudo tee /etc/sysctl.d/60-sandbox-lite.conf\n"
+        paste=f"printf '{lines}\\n' | sudo tee -a /etc/sysctl.d/60-sandbox-lite.conf\n"
         "sudo sysctl --system",
     )
 
@@ -94,7 +94,7 @@ def clone_switch(bwrap: Path, seen: Evidence) -> Remedy:
     return Remedy(
         hint="sudo sysctl kernel.unprivileged_userns_clone=1 (Debian)",
         paste="echo kernel.unprivileged_userns_clone=1 | "
-        "sudo tee /etc/sysctl.d/60-sandbox-lite.conf\nsudo sysctl --system",
+        "sudo tee -a /etc/sysctl.d/60-sandbox-lite.conf\nsudo sysctl --system",
     )
 
 
