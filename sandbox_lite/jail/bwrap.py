@@ -20,6 +20,9 @@ CONTROL = "/run/sandbox-lite"
 LOWER, UPPER, HELD, MOUNTS, SHM = "/lower", "/upper", "/control", "/mounts", "/shm"
 """Names in the outer mount namespace: the jail's mountinfo shows them instead of host paths."""
 
+COPY = ("--bind", f"{UPPER}/upper", "/")
+"""The root where no overlay can be had: the upper layer holds a copy of the lower ones."""
+
 
 def namespaces(*, network_host: bool) -> tuple[str, ...]:
     """Return the words that unshare everything, but for the network where it is the host's."""

@@ -50,6 +50,7 @@ if TYPE_CHECKING:
         NetworkRequest,
         PublishedPort,
         SandboxStats,
+        WeakerName,
     )
 
 CONTROL_BYTES = 512 * MIB
@@ -125,7 +126,7 @@ class Sandbox:
         env: Mapping[str, str] | None = None,
         mounts: Sequence[Mount] = (),
         limits: Limits | None = None,
-        allow_weaker: Collection[LimitName] = (),
+        allow_weaker: Collection[WeakerName] = (),
         require: str | None = None,
         store: Store | None = None,
     ) -> None:
@@ -146,7 +147,8 @@ class Sandbox:
             env: Further environment variables of all commands.
             mounts: Directories of the host to show inside.
             limits: Bounds; the defaults of `Limits` where None.
-            allow_weaker: Limits that were named, and may yet be held less firmly or not at all.
+            allow_weaker: Limits that were named, and may yet be held less firmly or not at all;
+                `overlay`: a host without one may copy the rootfs for this sandbox.
             require: Who must hold the limits, such as `cgroup`; None takes the best there is.
             store: Where to look for the rootfs, if not in the user's own store.
 
@@ -220,8 +222,12 @@ class Sandbox:
         rootfs = stack.enter_context(self._store.lease(spec.rootfs))
         rung, probe = limits.choose(spec.require, bounded=spec.limits.bounded)
         path = find_bwrap()
-        kind = host.upper_kind(path) if spec.upper == "auto" else spec.upper
-        upper = stack.enter_context(layers.upper(kind, spec.limits.disk_bytes))
+        kind = spec.upper
+        if kind == "auto":
+            kind = host.upper_kind(path, weaker="overlay" in spec.allow_weaker)
+        upper = stack.enter_context(
+            layers.upper(kind, spec.limits.disk_bytes, lambda: self._lowers(rootfs))
+        )
         asked = states.ask(spec.limits, kind, spec.mounts)
         found = states.states(spec.limits, probe.holds, kind, asked)
         states.check(spec, found, probe, limits.remedy(rung))
@@ -274,7 +280,7 @@ class Sandbox:
         tmpfs = TmpfsDisk(fds, self._opened_mounts(stack, supervisor))
         if upper.path is None:
             return tmpfs
-        return DirectoryDisk(upper.path, self.spec.limits.disk_bytes, tmpfs)
+        return DirectoryDisk(upper.path, self.spec.limits.disk_bytes, tmpfs, upper.given)
 
     def _opened_mounts(
         self, stack: contextlib.ExitStack, supervisor: Supervisor
@@ -313,12 +319,20 @@ class Sandbox:
         self._meter = meter
         stack.enter_context(dog.watching(meter))
 
+    def _lowers(self, rootfs: Rootfs) -> tuple[Path, ...]:
+        """Return the layers below the upper one: the rootfs, and what we put over it."""
+        files = {
+            "etc/hosts": etc.hosts(self.spec.hostname),
+            **self._mode.files(),
+            **etc.trust(rootfs.lowers),
+        }
+        return (*rootfs.lowers, etc.layer(files))
+
     def _command(self, path: Path, rootfs: Rootfs, upper: Upper) -> _Command:
         """Join all parts to the one command that makes this sandbox."""
         spec = self.spec
         trust = etc.trust(rootfs.lowers)
-        files = {"etc/hosts": etc.hosts(spec.hostname), **self._mode.files(), **trust}
-        lowers = (*rootfs.lowers, etc.layer(files))
+        lowers = self._lowers(rootfs)
         account = etc.account(rootfs.lowers, spec.user)
         person = {
             "HOME": account.home, "USER": account.name, "LOGNAME": account.name,
@@ -340,7 +354,7 @@ class Sandbox:
         words = (
             *bwrap.namespaces(network_host=self._mode.shares_host),
             *bwrap.identity(hostname=spec.hostname, uid=account.uid, gid=account.gid),
-            *bwrap.overlay(len(lowers)),
+            *(upper.root or bwrap.overlay(len(lowers))),
             *bwrap.devices(hidden=host.hidden()),
             *(word for n, one in enumerate(mounts) for word in bwrap.mount(one, n)),
             "--ro-bind", bwrap.HELD, bwrap.CONTROL,

@@ -78,8 +78,12 @@ class TmpfsDisk:
 class DirectoryDisk:
     """An upper layer on a disk of the host, measured by walking it."""
 
-    def __init__(self, path: Path, limit_bytes: int | None, shm: TmpfsDisk) -> None:
+    def __init__(
+        self, path: Path, limit_bytes: int | None, shm: TmpfsDisk, given: Measure | None = None
+    ) -> None:
+        """Look at a directory; `given` is what it held before the sandbox wrote anything."""
         self._path = path
+        self._given = given or Measure()
         self._limit = limit_bytes
         self._shm = shm
         self._used = 0
@@ -124,7 +128,8 @@ class DirectoryDisk:
         # what cannot be looked at, for want of descriptors, is as it was
         with contextlib.suppress(OSError):
             found = measure(self._path)
-            self._used, self._files = found.used_bytes, found.files
+            self._used = max(0, found.used_bytes - self._given.used_bytes)
+            self._files = max(0, found.files - self._given.files)
 
 
 def _free_bytes(path: Path) -> int:

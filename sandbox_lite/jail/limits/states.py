@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from sandbox_lite.jail.limits.backend import Probe
     from sandbox_lite.spec import LimitName, Limits, Mount, SandboxSpec
 
-UpperKind = Literal["tmpfs", "directory"]
+UpperKind = Literal["tmpfs", "directory", "copy"]
 
 
 def ask(limits: Limits, upper: UpperKind, mounts: Sequence[Mount]) -> Ask:
