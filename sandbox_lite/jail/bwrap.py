@@ -14,6 +14,19 @@ if TYPE_CHECKING:
 CAPABILITIES = ("CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_SETFCAP")
 """What uid 0 keeps over its own user namespace: dpkg re-opens files of mode 0440."""
 
+ROOT_CAPABILITIES = (
+    "CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSETID", "CAP_KILL", "CAP_SETFCAP",
+    "CAP_SETGID", "CAP_SETPCAP", "CAP_SETUID", "CAP_SYS_CHROOT",
+)  # fmt: skip
+"""What root keeps where it has other ids below it: Docker's list but for four.
+
+Without CAP_MKNOD, which makes no device in any user namespace; CAP_AUDIT_WRITE, which the kernel
+asks of the host's root alone; CAP_NET_BIND_SERVICE, for low ports are everybody's; CAP_NET_RAW, for
+what leaves a sandbox leaves it by the proxy. CAP_SETPCAP can only take away: daemons shed what
+they need no longer with it. CAP_SYS_CHROOT is for the likes of sshd; behind a chroot stands the
+root of the sandbox's own mounts.
+"""
+
 CONTROL = "/run/sandbox-lite"
 """Where the jail sees our control directory, read-only."""
 
@@ -21,15 +34,32 @@ LOWER, UPPER, HELD, MOUNTS, SHM = "/lower", "/upper", "/control", "/mounts", "/s
 """Names in the outer mount namespace: the jail's mountinfo shows them instead of host paths."""
 
 
-def namespaces(*, network_host: bool) -> tuple[str, ...]:
-    """Return the words that unshare everything, but for the network where it is the host's."""
+def namespaces(*, network_host: bool, users: bool = True) -> tuple[str, ...]:
+    """Return the words that unshare everything, but for the network where it is the host's.
+
+    Args:
+        network_host: It is.
+        users: With a user namespace; without, the one of the outer bwrap is the jail's own.
+    """
     # --disable-userns is refused without an explicit --unshare-user, also where bwrap implies it.
     # --as-pid-1: bwrap's own reaper would show the host's words in /proc/1/cmdline.
     return (
-        "--unshare-user", "--disable-userns",
+        *(("--unshare-user", "--disable-userns") if users else ()),
         "--unshare-ipc", "--unshare-pid", "--unshare-uts", "--unshare-cgroup-try",
         *(() if network_host else ("--unshare-net",)),
         "--as-pid-1", "--new-session", "--die-with-parent",
+    )  # fmt: skip
+
+
+_MAPPED = ("--cap-add", "ALL")
+"""The inner bwrap mounts with them, and drops them."""
+
+
+def true_root(*, hostname: str) -> tuple[str, ...]:
+    """Return the words for host name and capabilities where ids are mapped from outside."""
+    return (
+        "--hostname", hostname, "--cap-drop", "ALL",
+        *(word for capability in ROOT_CAPABILITIES for word in ("--cap-add", capability)),
     )  # fmt: skip
 
 
@@ -114,15 +144,19 @@ def holder(
     mounts: Sequence[Mount],
     control_bytes: int,
     shm_bytes: int | None = None,
+    several_ids: bool = False,
 ) -> tuple[str, ...]:
     """Return the words for the outer bwrap: it holds every source under a neutral name.
 
     Binds and overlays show their source in the jail's mountinfo. In a mount namespace of their
     own the rootfs is `/lower/0` and the upper layer `/upper`, wherever they are on the host, and
     the host's mounts, each of which makes every start slower, are gone.
+
+    With several ids its user namespace is the jail's as well: the inner bwrap could map but one.
     """
     # the kernel lets a user namespace mount a new /proc only where a whole one is visible already
-    words = ["--unshare-user", "--die-with-parent", "--bind", "/proc", "/proc"]
+    words = ["--unshare-user", *(_MAPPED if several_ids else ()), "--die-with-parent"]
+    words += ["--bind", "/proc", "/proc"]
     # bwrap itself works below /tmp
     words += ["--dev-bind", "/dev", "/dev", "--dir", "/tmp"]
     for number, path in enumerate(lowers):

@@ -2,7 +2,8 @@
 
 Orders come one to a message: `+path` of a directory, `*path` of a control group, `-path` of what is
 gone; `#` sets what bwrap cannot in a jail's namespaces, `!` has a program born in its control
-group, `~` sockets made in a jail's network. Nothing but the standard library is needed here.
+group, `~` sockets made in a jail's network, `%` forbids a jail further namespaces. Nothing but the
+standard library is needed here.
 """
 
 from __future__ import annotations
@@ -14,11 +15,10 @@ import socket
 import time
 from pathlib import Path
 
-from sandbox_lite.jail import born, group, inodes, netns
+from sandbox_lite.jail import born, foreign, group, inodes, netns
 from sandbox_lite.jail.orphans import kill_orphans, siblings
-from sandbox_lite.jail.removal import remove_tree
 
-READY, DISMISSAL, BIRTH, SOCKETS = b"ready", b".", b"!", b"~"
+READY, DISMISSAL, BIRTH, SOCKETS, CLOSING, DONE = b"ready", b".", b"!", b"~", b"%", b"done"
 
 _PATIENCE_SECONDS = 10.0
 _RETRY_SECONDS = 0.05
@@ -48,6 +48,8 @@ def serve() -> None:
                 watched.pop(path, None)
             elif sign == b"#":
                 inodes.bound(path)
+            elif sign == CLOSING:
+                _answer(orders, DONE if inodes.forbid_namespaces(path) else b"no")
             elif sign == BIRTH:
                 _answer(orders, _born(path, fds))
             elif sign == SOCKETS:
@@ -60,7 +62,7 @@ def serve() -> None:
         for path, sign in list(watched.items()):
             # the jail's last processes may still write while the kernel ends them
             with contextlib.suppress(OSError):
-                remove = remove_tree if sign == b"+" else _remove_group
+                remove = foreign.remove_upper if sign == b"+" else _remove_group
                 remove(Path(os.fsdecode(path)))
             if not Path(os.fsdecode(path)).exists():
                 del watched[path]

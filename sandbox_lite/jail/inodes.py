@@ -1,4 +1,4 @@
-"""Sets what bwrap has no option for: how many files a tmpfs may hold, and who may use low ports.
+"""Sets what bwrap has no option for: files on a tmpfs, low ports, no further namespaces.
 
 Done from a process that was forked for it, in the namespaces in which the tmpfs is mounted: the
 kernel lets only a process with one thread enter a user namespace, setns(2). Whoever made a user
@@ -10,12 +10,15 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import re
 
 from sandbox_lite.jail.forked import succeeds
 
 _NEWUSER, _NEWNS, _NEWNET = 0x10000000, 0x00020000, 0x40000000
 _LOW_PORTS = "/proc/sys/net/ipv4/ip_unprivileged_port_start"
 _NOSUID, _NODEV, _REMOUNT = 2, 4, 32
+_NAMESPACES = "/proc/sys/user"
+_KINDS = re.compile(r"max_[a-z]+_namespaces")
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -55,3 +58,20 @@ def bound(order: bytes) -> bool:
     holder, first, *words = order.split()
     counts = {path: int(count) for count, path in zip(words[::2], words[1::2], strict=True)}
     return succeeds(lambda: _set(int(holder), int(first), counts))
+
+
+def _forbid(holder: int) -> None:
+    _enter(holder, "user", _NEWUSER)
+    for name in os.listdir(_NAMESPACES):  # noqa: PTH208  # pathlib is slow to import
+        if _KINDS.fullmatch(name):
+            with open(f"{_NAMESPACES}/{name}", "w") as file:  # noqa: PTH123  # the same
+                file.write("0")
+
+
+def forbid_namespaces(order: bytes) -> bool:
+    """Carry out `HOLDER`: no further namespace can be made in its user namespace, by anybody.
+
+    Only CAP_SYS_RESOURCE there could raise the bound again: namespaces(7). Returns whether it
+    worked.
+    """
+    return succeeds(lambda: _forbid(int(order)))

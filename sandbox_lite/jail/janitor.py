@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from sandbox_lite.errors import HostError
 from sandbox_lite.jail import process
 from sandbox_lite.jail.born import Born, inheritance
-from sandbox_lite.jail.chores import BIRTH, DISMISSAL, READY, SOCKETS
+from sandbox_lite.jail.chores import BIRTH, CLOSING, DISMISSAL, DONE, READY, SOCKETS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -176,6 +176,29 @@ class Janitor:
                 hint="run: sandbox-lite doctor",
             )
         return [socket.socket(fileno=fd) for fd in fds]
+
+    def forbid_namespaces(self, holder: int) -> None:
+        """Have no further namespace made in the user namespace of a process; done on return.
+
+        Raises:
+            HostError: It could not be done.
+        """
+        said = b""
+        with self._lock:
+            for _ in range(2):
+                running = self._started()
+                running.await_ready()
+                with contextlib.suppress(OSError):
+                    running.socket.send(CLOSING + b"%d" % holder)
+                    said = running.socket.recv(64)
+                if said:
+                    break
+                self._renewed()
+        if said != DONE:
+            raise HostError(
+                "the sandbox could not be kept from making namespaces",
+                hint="run: sandbox-lite doctor",
+            )
 
     def watch(self, path: Path) -> None:
         """Have a directory removed when this program ends."""

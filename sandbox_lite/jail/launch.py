@@ -37,6 +37,8 @@ class LaunchFds:
     inner_status: int
     block: int
     """The outer bwrap waits for it before it becomes the inner one."""
+    maps: int | None
+    """The outer bwrap waits for it before it lets its child go on, where ids are mapped for it."""
     seccomp: tuple[int, ...]
     """One for each filter."""
     arguments: int
@@ -44,7 +46,10 @@ class LaunchFds:
 
     def numbers(self) -> tuple[int, ...]:
         """Return all of them."""
-        return (self.outer_status, self.inner_status, self.block, self.arguments, *self.seccomp)
+        maps = () if self.maps is None else (self.maps,)
+        return (
+            self.outer_status, self.inner_status, self.block, *maps, self.arguments, *self.seccomp,
+        )  # fmt: skip
 
 
 def _pipe(readers: contextlib.ExitStack, writers: contextlib.ExitStack) -> tuple[FileIO, FileIO]:
@@ -96,6 +101,7 @@ def launch(
     spawning: Callable[[], contextlib.AbstractContextManager[None]],
     enter: Callable[[int], None],
     protect: Callable[[int, int], None],
+    write_maps: Callable[[int], None] | None = None,
     hidden: Sequence[str] = (),
     fds: Sequence[int] = (),
 ) -> Supervisor:
@@ -109,6 +115,7 @@ def launch(
         spawning: Gives the context in which a thread starts the first bwrap.
         enter: Takes in the process that becomes the sandbox, before it can start another.
         protect: Is given the outer bwrap's child and process 1, before that is asked for anything.
+        write_maps: Maps ids in the user namespace of the outer bwrap's child, which waits for that.
         hidden: Words for the inner bwrap that `ps` on the host must not show.
         fds: Further descriptors that the command names.
 
@@ -117,7 +124,7 @@ def launch(
 
     Raises:
         LaunchError: It did not start; `stderr` is what bwrap said.
-        HostError: `enter` or `protect` could not do it.
+        HostError: `enter`, `write_maps` or `protect` could not do it.
     """
     deadline = time.monotonic() + START_SECONDS
     children: list[Process] = []
@@ -134,6 +141,7 @@ def launch(
         reports, reports_write = _pipe(stack, ours)
         requests_read, requests = _pipe(ours, ours)
         blocked, unblock = _pipe(ours, ours)
+        unmapped, mapped = (None, None) if write_maps is None else _pipe(ours, ours)
         errors, errors_write = _pipe(stack, ours)
         filters = []
         for name in filter_names:
@@ -143,6 +151,7 @@ def launch(
             outer_status=outer_write.fileno(),
             inner_status=inner_write.fileno(),
             block=blocked.fileno(),
+            maps=None if unmapped is None else unmapped.fileno(),
             seccomp=tuple(filters),
             arguments=_memory(ours, b"".join(os.fsencode(word) + b"\0" for word in hidden)),
         )
@@ -168,6 +177,9 @@ def launch(
                 end.close()
             holder = _read_child_pid(outer_read.fileno(), deadline, "outer")
             enter(holder)
+            if write_maps is not None and mapped is not None:
+                write_maps(holder)
+                mapped.close()
             unblock.close()
             first = _read_child_pid(inner_read.fileno(), deadline, "inner")
             pidfd = _own(stack, first)

@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 from sandbox_lite.errors import HostError, LaunchError, SpecError
-from sandbox_lite.jail import bwrap, etc, host, janitor, layers, limits
+from sandbox_lite.jail import bwrap, etc, host, janitor, layers, limits, served_files, subids
 from sandbox_lite.jail import network as networks
-from sandbox_lite.jail.files import Files
 from sandbox_lite.jail.kept.client import KeptSandbox
 from sandbox_lite.jail.launch import launch
 from sandbox_lite.jail.limits import states, watchdog
@@ -38,6 +37,7 @@ if TYPE_CHECKING:
 
     from sandbox_lite.jail import seccomp
     from sandbox_lite.jail.egress.serving import Egress
+    from sandbox_lite.jail.files import Files
     from sandbox_lite.jail.interaction import Interaction
     from sandbox_lite.jail.launch import LaunchFds
     from sandbox_lite.jail.layers import Upper
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from sandbox_lite.jail.supervisor import Supervisor
     from sandbox_lite.spec import (
         CommandResult,
+        Ids,
         LimitName,
         Mount,
         NetworkRequest,
@@ -84,8 +85,12 @@ class _Command:
         """Return the command with these descriptors and our process 1."""
         program, *words = self.outer
         inner, *inner_words = self.inner
+        status: tuple[str, ...] = ("--json-status-fd", str(fds.outer_status))
+        if fds.maps is not None:
+            # bwrap takes the one with the other alone
+            status = ("--info-fd", str(fds.outer_status), "--userns-block-fd", str(fds.maps))
         return (
-            program, "--json-status-fd", str(fds.outer_status), "--block-fd", str(fds.block),
+            program, *status, "--block-fd", str(fds.block),
             *words,
             "--", inner, "--json-status-fd", str(fds.inner_status), *inner_words,
             # a token in a variable must not show in the host's `ps`
@@ -125,6 +130,7 @@ class Sandbox:
         publish: Mapping[int, int] | Sequence[Publish] = (),
         workdir: str = "/testbed",
         user: str = "root",
+        ids: Ids = "own",
         env: Mapping[str, str] | None = None,
         mounts: Sequence[Mount] = (),
         limits: Limits | None = None,
@@ -146,6 +152,8 @@ class Sandbox:
             workdir: Where commands start; made if it is not there.
             user: An account of the rootfs: everything inside is its own, and it has no capability;
                 for programs that refuse root.
+            ids: `own`: the caller's id is root's, and other ids are pretended. `subordinate`: they
+                are real, those that this host gives the caller in /etc/subuid and /etc/subgid.
             env: Further environment variables of all commands.
             mounts: Directories of the host to show inside.
             limits: Bounds; the defaults of `Limits` where None.
@@ -162,12 +170,15 @@ class Sandbox:
             self.spec = SandboxSpec(
                 rootfs=rootfs, network=network or ("allow" if allow else "none"),
                 allow=tuple(allow), allow_private=tuple(allow_private),
-                publish=_published(publish), workdir=workdir, user=user, env=dict(env or {}),
-                mounts=tuple(mounts), limits=limits or Limits(),
+                publish=_published(publish), workdir=workdir, user=user, ids=ids,
+                env=dict(env or {}), mounts=tuple(mounts), limits=limits or Limits(),
                 allow_weaker=tuple(allow_weaker), require=require,
             )  # fmt: skip
-        # whoever is an ordinary user inside is told so, as anywhere
-        self._filters = _DENY + (_FAKE_ROOT if self.spec.user == "root" else ())
+        self._several_ids = self.spec.ids == "subordinate"
+        # whoever is an ordinary user inside is told so, as anywhere; and nothing need be pretended
+        # where it is real
+        pretending = self.spec.user == "root" and not self._several_ids
+        self._filters = _DENY + (_FAKE_ROOT if pretending else ())
         self._mode = networks.find(self.spec.network)
         self._policy = networks.policy(self.spec)
         self._egress: Egress | None = None
@@ -221,13 +232,18 @@ class Sandbox:
 
     def _open(self, stack: contextlib.ExitStack) -> None:
         spec = self.spec
+        problem = subids.missing() if self._several_ids else None
+        if problem is not None:
+            raise problem
         rootfs = stack.enter_context(self._store.lease(spec.rootfs))
         rung, probe = limits.choose(spec.require, bounded=spec.limits.bounded)
         path = find_bwrap()
         kind = host.upper_kind(path) if spec.upper == "auto" else spec.upper
-        upper = stack.enter_context(layers.upper(kind, spec.limits.disk_bytes))
-        asked = states.ask(spec.limits, kind, spec.mounts)
-        found = states.states(spec.limits, probe.holds, kind, asked, inodes=True)
+        upper = stack.enter_context(
+            layers.upper(kind, spec.limits.disk_bytes, several_ids=self._several_ids)
+        )
+        asked = states.ask(spec.limits, kind, spec.mounts, several_ids=self._several_ids)
+        found = states.states(spec.limits, probe.holds_for(asked), kind, asked, inodes=True)
         states.check(spec, found, probe, limits.remedy(rung))
         box = stack.enter_context(rung.box(asked))
         self._drainer = stack.enter_context(contextlib.closing(Drainer()))
@@ -243,13 +259,19 @@ class Sandbox:
             reachable="" if self._policy is None else self._policy.summary(),
             published=published,
             seccomp=self._filters,
-            capabilities=bwrap.CAPABILITIES if spec.user == "root" else (),
+            capabilities=self._capabilities(),
             user=spec.user,
+            ids=spec.ids,
             backend=rung.name,
             limits=states.states(
                 spec.limits, box.holds, kind, asked, inodes=self._await_inodes(disk)
             ),
         )
+
+    def _capabilities(self) -> tuple[str, ...]:
+        if self._several_ids:
+            return bwrap.ROOT_CAPABILITIES
+        return bwrap.CAPABILITIES if self.spec.user == "root" else ()
 
     def _connected(
         self, stack: contextlib.ExitStack, supervisor: Supervisor
@@ -280,7 +302,14 @@ class Sandbox:
         tmpfs = TmpfsDisk(fds, self._opened_mounts(stack, supervisor))
         if upper.path is None:
             return tmpfs
-        return DirectoryDisk(upper.path, self.spec.limits.disk_bytes, tmpfs)
+        measuring = None
+        if self._several_ids and served_files.needed():
+            # beside the one for files, where a long copy would keep the measure waiting; of a root
+            # directory this one has no need
+            served = served_files.ServedFiles(fds["shm"], supervisor.pid)
+            stack.callback(served.close)
+            measuring = served.measure
+        return DirectoryDisk(upper.path, self.spec.limits.disk_bytes, tmpfs, measuring=measuring)
 
     def _opened_mounts(
         self, stack: contextlib.ExitStack, supervisor: Supervisor
@@ -368,11 +397,15 @@ class Sandbox:
                 mounts=mounts,
                 control_bytes=CONTROL_BYTES,
                 shm_bytes=spec.limits.shm_bytes,
+                several_ids=self._several_ids,
             ),
         )
+        identity = bwrap.identity(hostname=spec.hostname, uid=account.uid, gid=account.gid)
+        if self._several_ids:
+            identity = bwrap.true_root(hostname=spec.hostname)
         words = (
-            *bwrap.namespaces(network_host=self._mode.shares_host),
-            *bwrap.identity(hostname=spec.hostname, uid=account.uid, gid=account.gid),
+            *bwrap.namespaces(network_host=self._mode.shares_host, users=not self._several_ids),
+            *identity,
             *bwrap.overlay(len(lowers)),
             *bwrap.devices(hidden=host.hidden()),
             *(word for n, one in enumerate(mounts) for word in bwrap.mount(one, n)),
@@ -395,6 +428,9 @@ class Sandbox:
 
         def protect(holder: int, first: int) -> None:
             box.protect(first)
+            if self._several_ids:
+                # beside the filter: bwrap's own way, --disable-userns, is a further user namespace
+                janitor.SHARED.forbid_namespaces(holder)
             # only now is the outer namespace made: bwrap tells its child's pid before
             self._set_namespaces(holder, first, upper)
 
@@ -408,6 +444,7 @@ class Sandbox:
                 spawning=box.spawning,
                 enter=box.enter,
                 protect=protect,
+                write_maps=subids.write_maps if self._several_ids else None,
                 hidden=command.environment,
                 fds=upper.part.fds,
             )
@@ -420,7 +457,11 @@ class Sandbox:
     def _open_inside(self, stack: contextlib.ExitStack, supervisor: Supervisor) -> None:
         root = os.open(f"/proc/{supervisor.pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         stack.callback(os.close, root)
-        self._files = Files(root, workdir=self.spec.workdir)
+        self._files, served = served_files.opened(
+            root, supervisor.pid, workdir=self.spec.workdir, ids=self.spec.ids
+        )
+        if served is not None:
+            stack.callback(served.close)
         stack.callback(self._close_shells)
         stack.callback(supervisor.end)
         self.shell()

@@ -32,9 +32,12 @@ _BOUND_NUMBERS = """
 import ctypes, os, sys
 first, bound = sys.argv[1:]
 libc = ctypes.CDLL(None, use_errno=True)
-fd = os.open(f"/proc/{first}/ns/pid", os.O_RDONLY)
-if libc.setns(fd, 0x20000000) != 0:
-    sys.exit(os.strerror(ctypes.get_errno()))
+kinds = [("pid", 0x20000000)]
+if os.getuid() != 0:
+    kinds.insert(0, ("user", 0x10000000))
+for fd, kind in [(os.open(f"/proc/{first}/ns/{name}", os.O_RDONLY), kind) for name, kind in kinds]:
+    if libc.setns(fd, kind) != 0:
+        sys.exit(os.strerror(ctypes.get_errno()))
 child = os.fork()
 if child == 0:
     try:
@@ -45,7 +48,10 @@ if child == 0:
         os._exit(1)
 sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
-"""The sysctl is that of the namespace of whoever asks, and only a child can be in another."""
+"""The sysctl is that of the namespace of whoever asks, and only a child can be in another.
+
+An ordinary user may do so in the user namespace that he made, where ids of his are root.
+"""
 
 
 def _kernel_counts() -> bool:
@@ -58,8 +64,10 @@ def _numbers_are_bounded() -> bool:
     return match is not None and (int(match[1]), int(match[2])) >= _NAMESPACED
 
 
-def _held() -> frozenset[LimitName]:
-    return frozenset({"pids"} if _kernel_counts() or _numbers_are_bounded() else ())
+def _held(*, several_ids: bool = False) -> frozenset[LimitName]:
+    # RLIMIT_NPROC counts each id apart
+    counted = _kernel_counts() and not several_ids
+    return frozenset({"pids"} if counted or _numbers_are_bounded() else ())
 
 
 def _host_kills() -> int:
@@ -88,7 +96,8 @@ class SampledBox:
 
     def __init__(self, ask: Ask) -> None:
         self._pids = ask.pids
-        self.holds: frozenset[LimitName] = _held()
+        self._counted = _kernel_counts() and not ask.several_ids
+        self.holds: frozenset[LimitName] = _held(several_ids=ask.several_ids)
 
     group: int | None = None
 
@@ -103,14 +112,15 @@ class SampledBox:
         """Bound the processes of process 1's namespaces; inside nobody can raise it again.
 
         Before bwrap RLIMIT_NPROC would count all of the user's processes: the kernel counts by user
-        namespace. Of the host's root it counts none, but numbers run out for everybody.
+        namespace. Of the host's root it counts none, and of several ids each apart, but numbers
+        run out for everybody.
         """
         # Whoever watches must come to its turn among fifty that compute without end. Inherited,
         # and nobody inside can lower it again.
         os.setpriority(os.PRIO_PROCESS, first, max(_NICE, os.getpriority(os.PRIO_PROCESS, first)))
         if self._pids is None:
             return
-        if not _kernel_counts():
+        if not self._counted:
             if _numbers_are_bounded():
                 _bound_numbers(first, self._pids)
         else:
@@ -157,7 +167,8 @@ class _Sampling:
             detail = "no control group, as root: kernel.pid_max, and samples of the processes"
         else:
             detail = "no control group, as root: samples of the processes"
-        return Probe(usable=True, detail=detail, holds=_held())
+        by_id = _held() - _held(several_ids=True)
+        return Probe(usable=True, detail=detail, holds=_held(), by_id=by_id)
 
     @contextlib.contextmanager
     def box(self, ask: Ask) -> Iterator[SampledBox]:
