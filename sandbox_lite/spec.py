@@ -310,7 +310,8 @@ class SandboxSpec:
             # whoever is not root could make no use of another id: set-user-ID has no effect
             raise SpecError(
                 f"ids 'subordinate' and the user {self.user!r} do not go together",
-                hint=f"start as root, and have it run: runuser -u {self.user} -- COMMAND",
+                hint="own ids, or start as root and have it run:"
+                f" runuser -u {self.user} -- COMMAND",
             )
         unknown = set(self.allow_weaker) - set(LIMIT_NAMES)
         if unknown:

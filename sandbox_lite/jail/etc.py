@@ -114,23 +114,39 @@ def account(lowers: Sequence[Path], name: str) -> Account:
     """
     if name == ROOT.name:
         return ROOT
+    for one in _accounts(lowers):
+        if one.name == name:
+            return one
+    raise RootfsError(
+        f"this rootfs has no user {name!r}", hint="`standard` has `user`; all have `root`"
+    )
+
+
+def _accounts(lowers: Sequence[Path]) -> Iterator[Account]:
     for lower in reversed(lowers):
         with contextlib.suppress(OSError):
             # a link in a rootfs of others would lead to a file of the host's
             fd = os.open(lower / "etc/passwd", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
             with os.fdopen(fd, encoding="utf-8", errors="replace") as file:
                 text = file.read(_LIMIT_BYTES)
-            for line in text.splitlines():
-                match = _ACCOUNT.fullmatch(line)
-                if match is not None and match[1] == name:
-                    return Account(
-                        name=name, uid=int(match[2]), gid=int(match[3]), home=match[4],
+            for match in map(_ACCOUNT.fullmatch, text.splitlines()):
+                if match is not None:
+                    yield Account(
+                        name=match[1], uid=int(match[2]), gid=int(match[3]), home=match[4],
                         shell=match[5] or ROOT.shell,
                     )  # fmt: skip
-            break
-    raise RootfsError(
-        f"this rootfs has no user {name!r}", hint="`standard` has `user`; all have `root`"
-    )
+            return
+
+
+def people(lowers: Sequence[Path]) -> tuple[Account, ...]:
+    """Return the accounts of a rootfs that are a person's and have a home below /home.
+
+    Debian gives people the ids from 1000 to 59999: Debian Policy, 9.2.2.
+    """
+    return tuple(
+        one for one in _accounts(lowers)
+        if 1000 <= one.uid < 60000 and re.fullmatch(r"/home/[A-Za-z0-9_][\w.-]*", one.home)
+    )  # fmt: skip
 
 
 def hosts(hostname: str) -> bytes:

@@ -252,6 +252,8 @@ class Sandbox:
         self._watch(stack, self._supervisor, box, disk)
         published = self._connected(stack, self._supervisor)
         self._open_inside(stack, self._supervisor)
+        if self._several_ids:
+            self._give_homes(etc.people(rootfs.lowers))
         self._enforcement = Enforcement(
             rootfs=f"{rootfs.name} {rootfs.digest}".strip(),
             upper=kind,
@@ -465,6 +467,12 @@ class Sandbox:
         stack.callback(self._close_shells)
         stack.callback(supervisor.end)
         self.shell()
+
+    def _give_homes(self, people: Sequence[etc.Account]) -> None:
+        """Make people's homes theirs: the rootfs was unpacked where there was one id alone."""
+        for one in people:
+            # a rootfs may lack the directory, or the program
+            self.exec(["chown", "-hR", f"{one.uid}:{one.gid}", "--", one.home], cwd="/")
 
     def _close_shells(self) -> None:
         for shell in self._shells.values():
