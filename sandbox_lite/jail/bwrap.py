@@ -63,6 +63,21 @@ def true_root(*, hostname: str) -> tuple[str, ...]:
     )  # fmt: skip
 
 
+_BOUND = 'w=$1; shift; setpriv "$w" true 2>/dev/null && exec setpriv "$w" "$@"; exec "$@"'
+
+
+def bounded(command: Sequence[str]) -> tuple[str, ...]:
+    """Return a command of which no child can hold more than `ROOT_CAPABILITIES`.
+
+    None gains any under no-new-privs, whatever the bound. But bwrap lowers it only with a user
+    namespace that it makes, and an audit from inside reads it.
+    """
+    words = ",".join(f"+{name.removeprefix('CAP_').lower()}" for name in ROOT_CAPABILITIES)
+    # a rootfs of others may have no setpriv
+    shell = ("bash", "--noprofile", "--norc", "-c", _BOUND, "bound")
+    return (*shell, f"--bounding-set=-all,{words}", *command)
+
+
 def identity(*, hostname: str, uid: int = 0, gid: int = 0) -> tuple[str, ...]:
     """Return the words for host name, ids and capabilities; bwrap always sets no-new-privs.
 

@@ -50,8 +50,20 @@ def remove_upper(path: Path) -> None:
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             bwrap = (path / MARK).readlink()
             # the mark goes last: who comes after a half-done removal needs it again
-            _remove_inside(bwrap, [path / part for part in PARTS])
+            _remove_parts(bwrap, [path / part for part in PARTS])
     remove_tree(path)
+
+
+def _remove_parts(bwrap: Path, parts: list[Path]) -> None:
+    try:
+        _remove_inside(bwrap, parts)
+    except OSError as error:
+        # ids that were taken away meanwhile are not missed where nothing belongs to them
+        for part in parts:
+            try:
+                remove_tree(part)
+            except OSError:
+                raise error from None
 
 
 def _remove_inside(bwrap: Path, paths: list[Path]) -> None:

@@ -80,6 +80,7 @@ class _Command:
     inner: tuple[str, ...]
     environment: tuple[str, ...]
     filters: tuple[seccomp.FilterName, ...]
+    several_ids: bool
 
     def argv(self, fds: LaunchFds) -> tuple[str, ...]:
         """Return the command with these descriptors and our process 1."""
@@ -94,15 +95,23 @@ class _Command:
             *words,
             "--", inner, "--json-status-fd", str(fds.inner_status), *inner_words,
             # a token in a variable must not show in the host's `ps`
-            "--args", str(fds.arguments), *bwrap.filters(fds.seccomp),
-            "--", "bash", "--noprofile", "--norc", "-c", script("init.bash"), "init",
+            "--args", str(fds.arguments), *bwrap.filters(fds.seccomp), "--", *self._first(),
         )  # fmt: skip
+
+    def _first(self) -> tuple[str, ...]:
+        words = ("bash", "--noprofile", "--norc", "-c", script("init.bash"), "init")
+        return bwrap.bounded(words) if self.several_ids else words
 
     def printable(self) -> str:
         """Return the command as a person can paste it."""
         files = dict(enumerate(self.filters, 8))
+        outer = self.outer
+        if self.several_ids:
+            # in the place of our mapping from outside, util-linux's
+            outer = ("unshare", "--map-root-user", "--map-auto", "--",
+                     *(word for word in outer if word != "--unshare-user"))  # fmt: skip
         words = (
-            *self.outer, "--", *self.inner, *self.environment, *bwrap.filters(files), "--", "bash",
+            *outer, "--", *self.inner, *self.environment, *bwrap.filters(files), "--", "bash",
         )  # fmt: skip
         opened = (f"{fd}<{bwrap.printable([str(filter_path(name))])}" for fd, name in files.items())
         return " ".join((bwrap.printable(words), *opened))
@@ -421,6 +430,7 @@ class Sandbox:
             inner=(inner, *words),
             environment=environment,
             filters=self._filters,
+            several_ids=self._several_ids,
         )
 
     def _launched(
