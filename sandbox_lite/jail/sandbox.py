@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from sandbox_lite.jail.layers import Upper
     from sandbox_lite.jail.limits.backend import Box
     from sandbox_lite.jail.rootfs.store import Rootfs
+    from sandbox_lite.jail.served_files import ServedFiles
     from sandbox_lite.jail.supervisor import Supervisor
     from sandbox_lite.spec import (
         CommandResult,
@@ -257,8 +258,14 @@ class Sandbox:
         box = stack.enter_context(rung.box(asked))
         self._drainer = stack.enter_context(contextlib.closing(Drainer()))
         self._supervisor = self._launched(stack, path, rootfs, upper, box)
-        disk = self._opened_disk(stack, self._supervisor, upper)
-        self._watch(stack, self._supervisor, box, disk)
+        proc = os.open(f"/proc/{self._supervisor.pid}/root/proc", _PLACE)
+        stack.callback(os.close, proc)
+        looks = self._opened_looks(stack, proc, self._supervisor)
+        if looks is not None and "memory" not in box.holds:
+            looks.start()
+        disk = self._opened_disk(stack, self._supervisor, upper, looks)
+        processes = Processes(proc, others=None if looks is None else looks.memfds)
+        self._watch(stack, self._supervisor, box, disk, processes)
         published = self._connected(stack, self._supervisor)
         self._open_inside(stack, self._supervisor)
         if self._several_ids:
@@ -299,8 +306,23 @@ class Sandbox:
             self._egress = stack.enter_context(serving.egress(namespace, self._policy))
         return stack.enter_context(serving.published(namespace, self.spec.publish))
 
+    def _opened_looks(
+        self, stack: contextlib.ExitStack, proc: int, supervisor: Supervisor
+    ) -> ServedFiles | None:
+        """Return who measures what belongs to other ids, where this process may not look at it."""
+        if not self._several_ids or not served_files.needed():
+            return None
+        # beside the one for files, where a long copy would keep the limits waiting
+        looks = served_files.ServedFiles(proc, supervisor.pid)
+        stack.callback(looks.close)
+        return looks
+
     def _opened_disk(
-        self, stack: contextlib.ExitStack, supervisor: Supervisor, upper: Upper
+        self,
+        stack: contextlib.ExitStack,
+        supervisor: Supervisor,
+        upper: Upper,
+        looks: ServedFiles | None,
     ) -> TmpfsDisk | DirectoryDisk:
         roots: dict[LimitName, str] = {"disk": bwrap.UPPER, "shm": bwrap.SHM}
         if upper.path is not None:
@@ -313,14 +335,10 @@ class Sandbox:
         tmpfs = TmpfsDisk(fds, self._opened_mounts(stack, supervisor))
         if upper.path is None:
             return tmpfs
-        measuring = None
-        if self._several_ids and served_files.needed():
-            # beside the one for files, where a long copy would keep the measure waiting; of a root
-            # directory this one has no need
-            served = served_files.ServedFiles(fds["shm"], supervisor.pid)
-            stack.callback(served.close)
-            measuring = served.measure
-        return DirectoryDisk(upper.path, self.spec.limits.disk_bytes, tmpfs, measuring=measuring)
+        return DirectoryDisk(
+            upper.path, self.spec.limits.disk_bytes, tmpfs,
+            measuring=None if looks is None else looks.measure,
+        )  # fmt: skip
 
     def _opened_mounts(
         self, stack: contextlib.ExitStack, supervisor: Supervisor
@@ -369,12 +387,11 @@ class Sandbox:
         supervisor: Supervisor,
         box: Box,
         disk: TmpfsDisk | DirectoryDisk,
+        processes: Processes,
     ) -> None:
-        proc = os.open(f"/proc/{supervisor.pid}/root/proc", _PLACE)
-        stack.callback(os.close, proc)
         dog = watchdog.shared()
         meter = Meter(
-            self.spec.limits, box, Processes(proc), disk,
+            self.spec.limits, box, processes, disk,
             end=supervisor.expire,
             wake=lambda: dog.wake(meter),
         )  # fmt: skip

@@ -22,8 +22,10 @@ from typing import TYPE_CHECKING, Any
 from sandbox_lite.errors import FileAccessError, HostError, SandboxClosedError
 from sandbox_lite.jail.files import FileEntry, Files
 from sandbox_lite.jail.limits.disk import ENDLESS_BYTES, Measure, measure
+from sandbox_lite.jail.limits.processes import Memfds, Processes
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from multiprocessing.connection import Connection
 
     from sandbox_lite.jail.process import Process
@@ -130,6 +132,18 @@ class ServedFiles(Files):
                 return found
         return Measure(used_bytes=ENDLESS_BYTES)
 
+    def memfds(self, pid: str) -> Memfds:
+        """See `Processes.memfds`, where the root directory is a jail's /proc."""
+        with contextlib.suppress(HostError):
+            found: Memfds = self._ask("memfds", pid)
+            return found
+        return {}
+
+    def start(self) -> None:
+        """Start the process now, so that the first answer need not wait for it."""
+        with self._lock:
+            self._connected()
+
     def _ask(self, name: str, *words: object, **named: object) -> Any:
         with self._lock:
             try:
@@ -212,11 +226,15 @@ def serve(root: int, namespace: int, parent: int) -> None:
     orders = Connection(0)
     with contextlib.suppress(EOFError, ConnectionError):
         files = Files(root, workdir=orders.recv())
+        others: dict[str, Callable[..., object]] = {
+            "measure": measure,
+            "memfds": Processes(root).memfds,
+        }
         while True:
             name, words, named = orders.recv()
             answer: tuple[str, object]
             try:
-                work = measure if name == "measure" else getattr(files, name)
+                work = others.get(name) or getattr(files, name)
                 answer = "done", work(*words, **named)
             except FileAccessError as error:
                 answer = "file", (error.message, error.errno, error.path, error.hint)

@@ -96,7 +96,7 @@ class SampledBox:
 
     def __init__(self, ask: Ask) -> None:
         self._pids = ask.pids
-        self._counted = _kernel_counts() and not ask.several_ids
+        self._several_ids = ask.several_ids
         self.holds: frozenset[LimitName] = _held(several_ids=ask.several_ids)
 
     group: int | None = None
@@ -120,10 +120,9 @@ class SampledBox:
         os.setpriority(os.PRIO_PROCESS, first, max(_NICE, os.getpriority(os.PRIO_PROCESS, first)))
         if self._pids is None:
             return
-        if not self._counted:
-            if _numbers_are_bounded():
-                _bound_numbers(first, self._pids)
-        else:
+        if (self._several_ids or not _kernel_counts()) and _numbers_are_bounded():
+            _bound_numbers(first, self._pids)
+        if _kernel_counts():
             _, hard = resource.prlimit(first, resource.RLIMIT_NPROC)
             bound = self._pids if hard == resource.RLIM_INFINITY else min(self._pids, hard)
             resource.prlimit(first, resource.RLIMIT_NPROC, (bound, bound))
