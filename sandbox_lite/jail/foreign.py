@@ -17,6 +17,7 @@ from pathlib import Path
 
 from sandbox_lite.errors import HostError
 from sandbox_lite.jail import subids
+from sandbox_lite.jail.orphans import kill_orphans
 from sandbox_lite.jail.removal import remove_tree
 
 MARK = "bwrap"
@@ -32,6 +33,7 @@ for path in sys.argv[2:]:
     remove_tree(Path(path))
 """
 _SECONDS = 600.0
+_RETRY_SECONDS = 0.05
 
 
 def mark(path: Path, bwrap: Path) -> None:
@@ -83,23 +85,39 @@ def _remove_inside(bwrap: Path, paths: list[Path]) -> None:
             argv, pass_fds=(info, unmapped), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE, env={}, start_new_session=True,
         )  # fmt: skip
+        place = str(paths[0].parent)
         try:
             reports_write.close()
             blocked.close()
             # bwrap writes it in pieces and closes it behind the last
             text = reports.read()
-            if text:
-                subids.write_maps(int(json.loads(text)["child-pid"]))
+            problem = _mapped(int(json.loads(text)["child-pid"])) if text else None
+            # where that failed, too: it then ends by itself
             unblock.close()
             said = process.communicate(timeout=_SECONDS)[1].decode(errors="replace").strip()
-        except HostError as error:
-            raise OSError(errno.EACCES, error.message, str(paths[0].parent)) from error
         except subprocess.TimeoutExpired as error:
-            raise OSError(errno.ETIMEDOUT, "it took too long", str(paths[0].parent)) from error
+            raise OSError(errno.ETIMEDOUT, "it took too long", place) from error
         finally:
             unblock.close()
-            if process.returncode is None:
-                process.kill()
-                process.communicate()
-        if process.returncode != 0:
-            raise OSError(errno.EACCES, said[-500:] or "bwrap failed", str(paths[0].parent))
+            _end(process)
+        if problem is not None or process.returncode != 0:
+            said = said[-500:] if problem is None else problem.message
+            raise OSError(errno.EACCES, said or "bwrap failed", place) from problem
+
+
+def _mapped(pid: int) -> HostError | None:
+    try:
+        subids.write_maps(pid)
+    except HostError as error:
+        return error
+    return None
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Kill what is left of it, after Ctrl-C say, and wait."""
+    while process.returncode is None:
+        process.kill()
+        # in the middle of its start a bwrap leaves a child that nothing wakes
+        kill_orphans()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.communicate(timeout=_RETRY_SECONDS)
