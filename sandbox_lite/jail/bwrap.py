@@ -12,7 +12,11 @@ if TYPE_CHECKING:
     from sandbox_lite.spec import Mount
 
 CAPABILITIES = ("CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_SETFCAP")
-"""What uid 0 keeps over its own user namespace: dpkg re-opens files of mode 0440."""
+"""What uid 0 keeps over its own user namespace: dpkg re-opens files of mode 0440.
+
+With one id, CAP_CHOWN has no other to give away, and CAP_NET_BIND_SERVICE is asked for in the
+namespace that the network belongs to, which is the outer one.
+"""
 
 ROOT_CAPABILITIES = (
     "CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSETID", "CAP_KILL", "CAP_SETFCAP",
