@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from sandbox_lite import Limits, Sandbox
+from sandbox_lite.errors import HostError
+from sandbox_lite.jail import limits
+from sandbox_lite.jail.limits import sampling
 from sandbox_lite.spec import MIB, Outcome, SandboxSpec
 from tests.conftest import require_subordinate_ids
 from tests.limits.conftest import SLACK_SECONDS
@@ -105,3 +108,17 @@ def test_directory_in_which_others_have_files(rung: str, rootfs: str) -> None:
         used = sandbox.stats().disk_bytes
         assert 64 * MIB < used < 256 * MIB
         assert sandbox.run("rm -r /srv/w && echo alive").stdout == "alive\n"
+
+
+def test_without_a_bound_of_all_ids_nothing_is_pretended(
+    rootfs: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    require_subordinate_ids()
+    monkeypatch.setenv(limits.REQUIRE_VARIABLE, "sampling")
+    # as before Linux 6.14; RLIMIT_NPROC would let each of 65536 ids have its own 64
+    monkeypatch.setattr(sampling, "_numbers_are_bounded", lambda: False)
+    with pytest.raises(HostError, match="the limit pids cannot be held here"):
+        Sandbox(rootfs, ids="subordinate", limits=BOUNDS).open()
+    weaker = Sandbox(rootfs, ids="subordinate", limits=BOUNDS, allow_weaker={"pids"})
+    with weaker as sandbox:
+        assert sandbox.enforcement.limit("pids").by == "sampling"
