@@ -2,8 +2,8 @@
 
 Orders come one to a message: `+path` of a directory, `*path` of a control group, `-path` of what is
 gone; `#` sets what bwrap cannot in a jail's namespaces, `!` has a program born in its control
-group, `~` sockets made in a jail's network, `%` forbids a jail further namespaces. Nothing but the
-standard library is needed here.
+group, `~` sockets made in a jail's network, `%` forbids a jail further namespaces, `&` bounds its
+pids. Nothing but the standard library is needed here.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ import socket
 import time
 from pathlib import Path
 
-from sandbox_lite.jail import born, foreign, group, inodes, netns
+from sandbox_lite.jail import born, group, inodes, netns
 from sandbox_lite.jail.orphans import kill_orphans, siblings
 
-READY, DISMISSAL, BIRTH, SOCKETS, CLOSING, DONE = b"ready", b".", b"!", b"~", b"%", b"done"
+READY, DISMISSAL, BIRTH, SOCKETS = b"ready", b".", b"!", b"~"
+CLOSING, NUMBERS, DONE = b"%", b"&", b"done"
 
 _PATIENCE_SECONDS = 10.0
 _RETRY_SECONDS = 0.05
@@ -48,8 +49,9 @@ def serve() -> None:
                 watched.pop(path, None)
             elif sign == b"#":
                 inodes.bound(path)
-            elif sign == CLOSING:
-                _answer(orders, DONE if inodes.forbid_namespaces(path) else b"no")
+            elif sign in (CLOSING, NUMBERS):
+                work = inodes.forbid_namespaces if sign == CLOSING else inodes.bound_numbers
+                _answer(orders, DONE if work(path) else b"no")
             elif sign == BIRTH:
                 _answer(orders, _born(path, fds))
             elif sign == SOCKETS:
@@ -62,7 +64,7 @@ def serve() -> None:
         for path, sign in list(watched.items()):
             # the jail's last processes may still write while the kernel ends them
             with contextlib.suppress(OSError):
-                remove = foreign.remove_upper if sign == b"+" else _remove_group
+                remove = _remove_upper if sign == b"+" else _remove_group
                 remove(Path(os.fsdecode(path)))
             if not Path(os.fsdecode(path)).exists():
                 del watched[path]
@@ -109,6 +111,13 @@ def _make_sockets(order: bytes, fds: list[int], orders: socket.socket) -> None:
     finally:
         for fd in fds:
             os.close(fd)
+
+
+def _remove_upper(path: Path) -> None:
+    # slow to import: most janitors have nothing to remove, and all shall serve at once
+    from sandbox_lite.jail import foreign
+
+    foreign.remove_upper(path)
 
 
 def _remove_group(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Sets what bwrap has no option for: files on a tmpfs, low ports, no further namespaces.
+"""Sets what bwrap has no option for: files on a tmpfs, low ports, pids, no namespaces.
 
 Done from a process that was forked for it, in the namespaces in which the tmpfs is mounted: the
 kernel lets only a process with one thread enter a user namespace, setns(2). Whoever made a user
@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import os
 import re
 
 from sandbox_lite.jail.forked import succeeds
 
-_NEWUSER, _NEWNS, _NEWNET = 0x10000000, 0x00020000, 0x40000000
+_NEWUSER, _NEWNS, _NEWNET, _NEWPID = 0x10000000, 0x00020000, 0x40000000, 0x20000000
 _LOW_PORTS = "/proc/sys/net/ipv4/ip_unprivileged_port_start"
 _NOSUID, _NODEV, _REMOUNT = 2, 4, 32
 _NAMESPACES = "/proc/sys/user"
@@ -75,3 +76,28 @@ def forbid_namespaces(order: bytes) -> bool:
     worked.
     """
     return succeeds(lambda: _forbid(int(order)))
+
+
+def _write_bound(bound: bytes) -> None:
+    with open("/proc/sys/kernel/pid_max", "wb") as file:  # noqa: PTH123  # the same
+        file.write(bound)
+
+
+def _bound_numbers(first: int, bound: bytes) -> None:
+    fd = os.open(f"/proc/{first}/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+    if os.getuid() != 0:
+        # an ordinary user may do it in the user namespace that he made
+        _enter(first, "user", _NEWUSER)
+    _check(_libc.setns(fd, _NEWPID))
+    # the sysctl is that of the namespace of whoever asks, and only a child can be in another
+    if not succeeds(lambda: _write_bound(bound)):
+        raise OSError(errno.EACCES, os.strerror(errno.EACCES))
+
+
+def bound_numbers(order: bytes) -> bool:
+    """Carry out `FIRST COUNT`: the pid namespace of the process FIRST has no more numbers.
+
+    Returns whether it worked; before Linux 6.14 there is one bound for the whole host.
+    """
+    first, bound = order.split()
+    return succeeds(lambda: _bound_numbers(int(first), bound))

@@ -21,7 +21,15 @@ from typing import TYPE_CHECKING
 from sandbox_lite.errors import HostError
 from sandbox_lite.jail import process
 from sandbox_lite.jail.born import Born, inheritance
-from sandbox_lite.jail.chores import BIRTH, CLOSING, DISMISSAL, DONE, READY, SOCKETS
+from sandbox_lite.jail.chores import (
+    BIRTH,
+    CLOSING,
+    DISMISSAL,
+    DONE,
+    NUMBERS,
+    READY,
+    SOCKETS,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -183,22 +191,40 @@ class Janitor:
         Raises:
             HostError: It could not be done.
         """
+        if not self._does(CLOSING + b"%d" % holder):
+            raise HostError(
+                "the sandbox could not be kept from making namespaces",
+                hint="run: sandbox-lite doctor",
+            )
+
+    def bound_numbers(self, first: int, count: int) -> None:
+        """Have a process's pid namespace give no more than so many numbers; done on return.
+
+        Inside nobody can raise it again.
+
+        Raises:
+            HostError: It could not be done.
+        """
+        if not self._does(NUMBERS + b"%d %d" % (first, count)):
+            raise HostError(
+                "the processes of a sandbox cannot be bounded here",
+                hint="run as an ordinary user, or where a control group can be made",
+            )
+
+    def _does(self, order: bytes) -> bool:
         said = b""
         with self._lock:
             for _ in range(2):
                 running = self._started()
                 running.await_ready()
                 with contextlib.suppress(OSError):
-                    running.socket.send(CLOSING + b"%d" % holder)
+                    running.socket.send(order)
                     said = running.socket.recv(64)
                 if said:
                     break
+                # it was killed, or its answer may still come and would be taken for another's
                 self._renewed()
-        if said != DONE:
-            raise HostError(
-                "the sandbox could not be kept from making namespaces",
-                hint="run: sandbox-lite doctor",
-            )
+        return said == DONE
 
     def watch(self, path: Path) -> None:
         """Have a directory removed when this program ends."""

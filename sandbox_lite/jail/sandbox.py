@@ -261,8 +261,6 @@ class Sandbox:
         proc = os.open(f"/proc/{self._supervisor.pid}/root/proc", _PLACE)
         stack.callback(os.close, proc)
         looks = self._opened_looks(stack, proc, self._supervisor)
-        if looks is not None and "memory" not in box.holds:
-            looks.start()
         disk = self._opened_disk(stack, self._supervisor, upper, looks)
         processes = Processes(proc, others=None if looks is None else looks.memfds)
         self._watch(stack, self._supervisor, box, disk, processes)

@@ -37,6 +37,7 @@ sys.path.append(sys.argv[1])
 from sandbox_lite.jail.served_files import serve
 serve(*map(int, sys.argv[2:]))
 """
+_READY = "ready"
 _NEWUSER = 0x10000000
 _PR_SET_PDEATHSIG = 1
 
@@ -76,6 +77,7 @@ class ServedFiles(Files):
         self._lock = threading.Lock()
         self._process: Process | None = None
         self._connection: Connection | None = None
+        self._serves = False
         self._owner = os.getpid()
 
     def read(self, path: str | os.PathLike[str], *, max_bytes: int | None = None) -> bytes:
@@ -124,30 +126,44 @@ class ServedFiles(Files):
     def measure(self, path: Path) -> Measure:
         """Measure a tree of the host in which files of the sandbox are; see `disk.measure`.
 
-        One that cannot be measured counts as endless.
+        One that cannot be measured counts as endless; none while the process only starts.
         """
         for _ in range(2):
             with contextlib.suppress(HostError, OSError):
+                if not self._is_ready():
+                    return Measure()
                 found: Measure = self._ask("measure", path)
                 return found
         return Measure(used_bytes=ENDLESS_BYTES)
 
     def memfds(self, pid: str) -> Memfds:
-        """See `Processes.memfds`, where the root directory is a jail's /proc."""
+        """See `Processes.memfds`, where the root directory is a jail's /proc.
+
+        None while the process only starts: whoever looks at all sandboxes must not wait for it.
+        """
         with contextlib.suppress(HostError):
-            found: Memfds = self._ask("memfds", pid)
-            return found
+            if self._is_ready():
+                found: Memfds = self._ask("memfds", pid)
+                return found
         return {}
 
-    def start(self) -> None:
-        """Start the process now, so that the first answer need not wait for it."""
+    def _is_ready(self) -> bool:
+        """Start the process where it does not run; return whether it serves, without waiting."""
         with self._lock:
-            self._connected()
+            connection = self._connected()
+            if not self._serves and connection.poll():
+                with contextlib.suppress(EOFError, ConnectionError):
+                    self._serves = connection.recv() == _READY
+                if not self._serves:
+                    self._end()
+            return self._serves
 
     def _ask(self, name: str, *words: object, **named: object) -> Any:
         with self._lock:
             try:
                 connection = self._connected()
+                if not self._serves:
+                    self._serves = connection.recv() == _READY
                 connection.send((name, words, named))
                 kind, value = connection.recv()
             except BaseException as error:
@@ -194,6 +210,7 @@ class ServedFiles(Files):
         self._process = process
 
     def _end(self) -> None:
+        self._serves = False
         if self._connection is not None:
             self._connection.close()
             self._connection = None
@@ -226,6 +243,7 @@ def serve(root: int, namespace: int, parent: int) -> None:
     orders = Connection(0)
     with contextlib.suppress(EOFError, ConnectionError):
         files = Files(root, workdir=orders.recv())
+        orders.send(_READY)
         others: dict[str, Callable[..., object]] = {
             "measure": measure,
             "memfds": Processes(root).memfds,

@@ -7,12 +7,10 @@ import os
 import platform
 import re
 import resource
-import subprocess
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sandbox_lite.errors import HostError
+from sandbox_lite.jail import janitor
 from sandbox_lite.jail.limits.backend import Ask, Counters, Probe, Reading
 
 if TYPE_CHECKING:
@@ -26,32 +24,6 @@ _RESERVED_PIDS = 300
 """Numbers that the kernel gives away once only: pid.c."""
 _NAMESPACED = (6, 14)
 """The release from which on each pid namespace has a kernel.pid_max of its own."""
-_SECONDS = 30.0
-
-_BOUND_NUMBERS = """
-import ctypes, os, sys
-first, bound = sys.argv[1:]
-libc = ctypes.CDLL(None, use_errno=True)
-kinds = [("pid", 0x20000000)]
-if os.getuid() != 0:
-    kinds.insert(0, ("user", 0x10000000))
-for fd, kind in [(os.open(f"/proc/{first}/ns/{name}", os.O_RDONLY), kind) for name, kind in kinds]:
-    if libc.setns(fd, kind) != 0:
-        sys.exit(os.strerror(ctypes.get_errno()))
-child = os.fork()
-if child == 0:
-    try:
-        with open("/proc/sys/kernel/pid_max", "w") as file:
-            file.write(bound)
-        os._exit(0)
-    finally:
-        os._exit(1)
-sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
-"""
-"""The sysctl is that of the namespace of whoever asks, and only a child can be in another.
-
-An ordinary user may do so in the user namespace that he made, where ids of his are root.
-"""
 
 
 def _kernel_counts() -> bool:
@@ -75,20 +47,6 @@ def _host_kills() -> int:
         match = re.search(rb"^oom_kill (\d+)$", Path("/proc/vmstat").read_bytes(), re.MULTILINE)
         return int(match[1]) if match is not None else 0
     return 0
-
-
-def _bound_numbers(first: int, pids: int) -> None:
-    """Let a pid namespace have no more numbers than so many and, at first, those reserved."""
-    words = [sys.executable, "-I", "-S", "-c", _BOUND_NUMBERS, str(first)]
-    done = subprocess.run(
-        [*words, str(_RESERVED_PIDS + pids)],
-        capture_output=True, text=True, check=False, timeout=_SECONDS, env={},
-    )  # fmt: skip
-    if done.returncode != 0:
-        raise HostError(
-            f"the processes of a sandbox cannot be bounded here: {done.stderr.strip()[-200:]}",
-            hint="run as an ordinary user, or where a control group can be made",
-        )
 
 
 class SampledBox:
@@ -121,7 +79,7 @@ class SampledBox:
         if self._pids is None:
             return
         if (self._several_ids or not _kernel_counts()) and _numbers_are_bounded():
-            _bound_numbers(first, self._pids)
+            janitor.SHARED.bound_numbers(first, _RESERVED_PIDS + self._pids)
         if _kernel_counts():
             _, hard = resource.prlimit(first, resource.RLIMIT_NPROC)
             bound = self._pids if hard == resource.RLIM_INFINITY else min(self._pids, hard)
