@@ -55,9 +55,10 @@ def sb(rung: str, rootfs: str) -> Iterator[Sandbox]:
         yield opened
 
 
+@pytest.mark.timeout(90)
 def test_processes_of_many_ids_are_counted_together(sb: Sandbox, rung: str) -> None:
     assert sb.enforcement.limit("pids").by == "kernel"
-    result = sb.exec(["python3", "-c", MANY_IDS])
+    result = sb.exec(["python3", "-c", MANY_IDS], timeout=60)
     assert result.outcome is Outcome.PIDS_LIMIT, result
     # kernel.pid_max leaves 300 more at first, RLIMIT_NPROC would count each id apart
     assert int(result.stdout) <= 64 + (300 if rung == "sampling" else 0)
