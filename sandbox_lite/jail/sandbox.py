@@ -67,6 +67,7 @@ _BASE_ENV = {
 }
 
 
+_HOMES_SECONDS = 30.0
 _PLACE = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 _DENY: tuple[seccomp.FilterName, ...] = ("deny",)
@@ -497,7 +498,8 @@ class Sandbox:
         """Make people's homes theirs: the rootfs was unpacked where there was one id alone."""
         for one in people:
             # a rootfs may lack the directory, or the program
-            self.exec(["chown", "-hR", f"{one.uid}:{one.gid}", "--", one.home], cwd="/")
+            words = ["chown", "-hR", f"{one.uid}:{one.gid}", "--", one.home]
+            self.exec(words, cwd="/", timeout=_HOMES_SECONDS)
 
     def _close_shells(self) -> None:
         for shell in self._shells.values():
