@@ -110,13 +110,13 @@ class _Command:
         outer = self.outer
         if self.several_ids:
             # in the place of our mapping from outside, util-linux's
-            outer = ("unshare", "--map-root-user", "--map-auto", "--",
-                     *(word for word in outer if word != "--unshare-user"))  # fmt: skip
-        words = (
+            words = (word for word in outer if word != "--unshare-user")
+            outer = (*subids.unshare_words(), *words)
+        whole = (
             *outer, "--", *self.inner, *self.environment, *bwrap.filters(files), "--", "bash",
         )  # fmt: skip
         opened = (f"{fd}<{bwrap.printable([str(filter_path(name))])}" for fd, name in files.items())
-        return " ".join((bwrap.printable(words), *opened))
+        return " ".join((bwrap.printable(whole), *opened))
 
 
 def _published(ports: Mapping[int, int] | Sequence[Publish]) -> tuple[Publish, ...]:

@@ -149,6 +149,19 @@ def mapping(own: int, given: tuple[IdRange, ...]) -> tuple[str, ...]:
     return tuple(words)
 
 
+def unshare_words() -> tuple[str, ...]:
+    """Return the words of util-linux's unshare(1) that map the same, for a person to paste."""
+    options = zip(("--map-users", "--map-groups"), _PROGRAMS, strict=True)
+    words = ["unshare", "--map-root-user"]
+    for option, program in options:
+        first = 1
+        # from outside to inside: with colons, which older ones lack, it is the other way round
+        for one in _own(program):
+            words.append(f"{option}={one.start},{first},{one.count}")
+            first += one.count
+    return (*words, "--")
+
+
 def write_maps(pid: int) -> None:
     """Map this user to root, and his subordinate ids, in the user namespace of a waiting process.
 

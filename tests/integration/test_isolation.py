@@ -322,7 +322,7 @@ def test_command_line_can_be_printed(sb: Sandbox) -> None:
     words = sb.command_line()
     assert "bwrap" in words
     for option in (
-        "--unshare-user" if sb.spec.ids == "own" else "unshare --map-root-user --map-auto",
+        "--unshare-user" if sb.spec.ids == "own" else "unshare --map-root-user --map-users=",
         "--unshare-pid",
         "--cap-drop ALL",
         "--clearenv",

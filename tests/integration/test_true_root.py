@@ -15,7 +15,7 @@ import pytest
 
 from sandbox_lite import Limits, Sandbox
 from sandbox_lite.errors import HostError
-from sandbox_lite.jail import janitor, keeper, places, served_files
+from sandbox_lite.jail import janitor, places, served_files
 from sandbox_lite.jail.kept import registry
 from sandbox_lite.spec import SandboxSpec
 from tests.conftest import private_mirrors, require, require_subordinate_ids
@@ -256,8 +256,9 @@ def test_the_process_that_has_the_files(home: Path, tmp_path: Path) -> None:
 
 def test_a_kept_sandbox(home: Path) -> None:
     name = f"true-root-{os.getpid()}"
-    spec = SandboxSpec(rootfs="minimal", ids="subordinate", limits=LIMITS)
-    keeper.create(name, spec, ttl_seconds=60)
+    # a keeper is the child of whoever asks for it, and outlives it: so not ours
+    words = ["create", "--name", name, "--rootfs", "minimal", "--ids", "subordinate", "--ttl", "60"]
+    subprocess.run([sys.executable, "-m", "sandbox_lite", *words], check=True, timeout=60)
     try:
         with Sandbox.connect(name) as sandbox:
             assert sandbox.enforcement.ids == "subordinate"
