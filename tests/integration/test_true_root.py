@@ -279,19 +279,17 @@ DIRTY = (
 )
 
 
-def uppers() -> set[str]:
-    return (
-        {path.name for path in places.run_dir().iterdir()} if places.run_dir().exists() else set()
-    )
+def uppers(pid: int) -> list[Path]:
+    """Directories of one program's upper layers: others may be at work here too."""
+    return list(places.run_dir().glob(f"{pid}-*"))
 
 
 def test_closing_leaves_no_directory(home: Path) -> None:
-    before = uppers()
     spec = SandboxSpec(rootfs="minimal", ids="subordinate", upper="directory", limits=LIMITS)
     with Sandbox(spec) as sandbox:
         sandbox.run(DIRTY).check()
-        assert len(uppers() - before) == 1
-    assert uppers() <= before
+        assert len(uppers(os.getpid())) == 1
+    assert uppers(os.getpid()) == []
 
 
 WORKER = f"""
@@ -310,12 +308,11 @@ sandbox.run("runuser -u www-data -- sleep 1000", timeout=1000)
 @pytest.mark.parametrize("upper", ["tmpfs", "directory"])
 @pytest.mark.parametrize("also_the_janitor", [False, True])
 def test_sigkill_leaves_nothing(home: Path, upper: str, also_the_janitor: bool) -> None:
-    before = uppers()
     words = [sys.executable, "-c", WORKER, upper]
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as worker:
         assert worker.stdout is not None
         assert worker.stdout.readline() == "working\n"
-        assert len(uppers() - before) == (upper == "directory")
+        assert len(uppers(worker.pid)) == (upper == "directory")
         left = psutil.Process(worker.pid).children(recursive=True)
         assert any("served_files" in " ".join(one.cmdline()) for one in left) or not os.getuid()
         if also_the_janitor:
@@ -330,22 +327,21 @@ def test_sigkill_leaves_nothing(home: Path, upper: str, also_the_janitor: bool) 
         code = "from sandbox_lite.jail import layers; layers.sweep()"
         subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
     deadline = time.monotonic() + 10
-    while not uppers() <= before and time.monotonic() < deadline:
+    while uppers(worker.pid) and time.monotonic() < deadline:
         time.sleep(0.02)
-    assert uppers() <= before
+    assert uppers(worker.pid) == []
 
 
 def test_a_start_that_fails_leaves_nothing(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from sandbox_lite.jail import subids
 
-    before = uppers()
     with monkeypatch.context() as patch:
         # newuidmap refuses what is nobody's to give
         patch.setattr(subids, "mapping", lambda *_: ("0", "0", "4000000000"))
         spec = SandboxSpec(rootfs="minimal", ids="subordinate", upper="directory")
         with pytest.raises(HostError, match="could not be mapped"):
             Sandbox(spec).open()
-    assert uppers() <= before
+    assert uppers(os.getpid()) == []
     assert not [one for one in psutil.Process().children() if "bwrap" in one.name()]
 
 
