@@ -2,7 +2,8 @@
 
 Orders come one to a message: `+path` of a directory, `*path` of a control group, `-path` of what is
 gone; `#` sets what bwrap cannot in a jail's namespaces, `!` has a program born in its control
-group, `~` sockets made in a jail's network. Nothing but the standard library is needed here.
+group, `~` sockets made in a jail's network, `=` its interface set up. Nothing but the standard
+library is needed here.
 """
 
 from __future__ import annotations
@@ -13,12 +14,16 @@ import os
 import socket
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sandbox_lite.jail import born, group, inodes, netns
 from sandbox_lite.jail.orphans import kill_orphans, siblings
 from sandbox_lite.jail.removal import remove_tree
 
-READY, DISMISSAL, BIRTH, SOCKETS = b"ready", b".", b"!", b"~"
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+READY, DISMISSAL, BIRTH, SOCKETS, TAP = b"ready", b".", b"!", b"~", b"="
 
 _PATIENCE_SECONDS = 10.0
 _RETRY_SECONDS = 0.05
@@ -51,7 +56,11 @@ def serve() -> None:
             elif sign == BIRTH:
                 _answer(orders, _born(path, fds))
             elif sign == SOCKETS:
-                _make_sockets(path, fds, orders)
+                _do_inside(netns.answer, path, fds, orders)
+            elif sign == TAP:
+                from sandbox_lite.jail import tap  # few sandboxes want it
+
+                _do_inside(tap.answer, path, fds, orders)
             dismissed = order == DISMISSAL
     deadline = time.monotonic() + _PATIENCE_SECONDS
     if watched or not dismissed:
@@ -100,9 +109,14 @@ def _born(order: bytes, fds: list[int]) -> bytes:
             os.close(fd)
 
 
-def _make_sockets(order: bytes, fds: list[int], orders: socket.socket) -> None:
+def _do_inside(
+    work: Callable[[bytes, int, socket.socket], bool],
+    order: bytes,
+    fds: list[int],
+    orders: socket.socket,
+) -> None:
     try:
-        if not netns.answer(order, fds[0], orders):
+        if not work(order, fds[0], orders):
             _answer(orders, b"no")
     finally:
         for fd in fds:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from sandbox_lite.errors import HostError
 from sandbox_lite.jail import process
 from sandbox_lite.jail.born import Born, inheritance
-from sandbox_lite.jail.chores import BIRTH, DISMISSAL, READY, SOCKETS
+from sandbox_lite.jail.chores import BIRTH, DISMISSAL, READY, SOCKETS, TAP
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -155,27 +155,45 @@ class Janitor:
         Raises:
             HostError: They could not be made; the port may be taken.
         """
-        said, fds = b"", list[int]()
-        with self._lock:
-            for _ in range(2):
-                running = self._started()
-                running.await_ready()
-                try:
-                    socket.send_fds(running.socket, [SOCKETS + order.encode()], [namespace])
-                    said, fds, _, _ = socket.recv_fds(
-                        running.socket, 64, _MOST_SOCKETS, socket.MSG_CMSG_CLOEXEC
-                    )
-                except OSError:
-                    said = b""
-                if said:
-                    break
-                self._renewed()
+        _, fds = self._inside(namespace, SOCKETS + order.encode())
         if not fds:
             raise HostError(
                 "no socket could be made in the sandbox's network",
                 hint="run: sandbox-lite doctor",
             )
         return [socket.socket(fileno=fd) for fd in fds]
+
+    def set_tap(self, namespace: int, order: str) -> str:
+        """Have a network interface of a jail set up: `NAME MTU OWN GATEWAY DNS REFUSED...`.
+
+        Args:
+            namespace: Descriptor of its network namespace.
+            order: The words; see `tap.answer`.
+
+        Returns:
+            Why it could not be done; empty when it is done.
+        """
+        said, _ = self._inside(namespace, TAP + order.encode())
+        return "" if said == b"yes" else said.decode(errors="replace").removeprefix("no: ") or "?"
+
+    def _inside(self, namespace: int, order: bytes) -> tuple[bytes, list[int]]:
+        """Return the answer to an order for a jail's network, and its descriptors."""
+        said, fds = b"", list[int]()
+        with self._lock:
+            for _ in range(2):
+                running = self._started()
+                running.await_ready()
+                try:
+                    socket.send_fds(running.socket, [order], [namespace])
+                    said, fds, _, _ = socket.recv_fds(
+                        running.socket, 1024, _MOST_SOCKETS, socket.MSG_CMSG_CLOEXEC
+                    )
+                except OSError:
+                    said = b""
+                if said:
+                    break
+                self._renewed()
+        return said, fds
 
     def watch(self, path: Path) -> None:
         """Have a directory removed when this program ends."""

@@ -137,7 +137,8 @@ class Sandbox:
         Args:
             rootfs: A name in the store, `host`, or the whole request.
             network: `none`; through a proxy `packages` (indexes of pip, apt, npm), `web` (every
-                public host) or `allow`; or `host` (unsafe: the host's own, loopback included).
+                public host) or `allow`; `internet` (raw packets to public addresses, where the host
+                has pasta or slirp4netns); or `host` (unsafe: the host's own, loopback included).
                 The default is `allow` where `allow` names something, else `none`.
             allow: What may be reached beside the mode's list, `[METHOD,METHOD ]HOST[:PORT]`:
                 `example.org`, `*.example.org`, `example.org:8443`, `GET,HEAD example.org:80`.
@@ -221,6 +222,7 @@ class Sandbox:
 
     def _open(self, stack: contextlib.ExitStack) -> None:
         spec = self.spec
+        self._mode.check()
         rootfs = stack.enter_context(self._store.lease(spec.rootfs))
         rung, probe = limits.choose(spec.require, bounded=spec.limits.bounded)
         path = find_bwrap()
@@ -234,6 +236,7 @@ class Sandbox:
         self._supervisor = self._launched(stack, path, rootfs, upper, box)
         disk = self._opened_disk(stack, self._supervisor, upper)
         self._watch(stack, self._supervisor, box, disk)
+        carrier = self._carried(stack, self._supervisor)
         published = self._connected(stack, self._supervisor)
         self._open_inside(stack, self._supervisor)
         self._enforcement = Enforcement(
@@ -242,6 +245,7 @@ class Sandbox:
             network=self._mode.name,
             reachable="" if self._policy is None else self._policy.summary(),
             published=published,
+            carrier=carrier,
             seccomp=self._filters,
             capabilities=bwrap.CAPABILITIES if spec.user == "root" else (),
             user=spec.user,
@@ -250,6 +254,12 @@ class Sandbox:
                 spec.limits, box.holds, kind, asked, inodes=self._await_inodes(disk)
             ),
         )
+
+    def _carried(self, stack: contextlib.ExitStack, supervisor: Supervisor) -> str:
+        """Have raw packets carried, where the mode does; return by what."""
+        if self._mode.carrying is None:
+            return ""
+        return stack.enter_context(self._mode.carrying(supervisor.holder, supervisor.pid))
 
     def _connected(
         self, stack: contextlib.ExitStack, supervisor: Supervisor
