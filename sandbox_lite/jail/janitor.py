@@ -164,11 +164,11 @@ class Janitor:
         return [socket.socket(fileno=fd) for fd in fds]
 
     def set_tap(self, namespace: int, order: str) -> str:
-        """Have a network interface of a jail set up: `NAME MTU OWN GATEWAY DNS REFUSED...`.
+        """Have a network interface of a jail set up.
 
         Args:
             namespace: Descriptor of its network namespace.
-            order: The words; see `tap.answer`.
+            order: `NAME MTU OWN GATEWAY DNS REFUSED... - SILENT...`; see `tap.answer`.
 
         Returns:
             Why it could not be done; empty when it is done.

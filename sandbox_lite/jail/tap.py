@@ -63,10 +63,16 @@ def _rules(dns: bytes, refused: list[ipaddress.IPv4Network]) -> list[bytes]:
     ]
 
 
-def _set(name: str, mtu: int, own: str, gateway: str, dns: str, refused: list[str]) -> None:
+def _set(
+    name: str, mtu: int, own: str, gateway: str, dns: str, refused: list[str], silent: list[str]
+) -> None:
     networks = [ipaddress.IPv4Network(one) for one in refused]
+    hidden = [ipaddress.IPv4Network(one) for one in silent]
     address, way, server = (socket.inet_aton(one) for one in (own, gateway, dns))
-    netlink.set_output(_rules(server, networks))
+    try:
+        netlink.set_output(_rules(server, networks + hidden))
+    except OSError as error:
+        raise OSError(f"nftables: {error.strerror}") from error
     index = socket.if_nametoindex(name)
     through = netlink.attribute(4, struct.pack("=I", index))
     # addresses of version 6 change while a sandbox runs: nobody could say which are the host's
@@ -87,11 +93,11 @@ def _set(name: str, mtu: int, own: str, gateway: str, dns: str, refused: list[st
 
 
 def answer(order: bytes, namespace: int, orders: socket.socket) -> bool:
-    """Carry out `NAME MTU OWN GATEWAY DNS REFUSED...` and say so to whoever gave the order.
+    """Carry out `NAME MTU OWN GATEWAY DNS REFUSED... - SILENT...`; tell whoever gave the order.
 
     Args:
         order: The words: the interface, its MTU in bytes, three IPv4 addresses, and the networks
-            that are not to be reached.
+            that are not to be reached, the latter of which no route tells of.
         namespace: Descriptor of the network namespace.
         orders: Where the answer goes: `yes`, or `no: ` and why.
 
@@ -103,7 +109,8 @@ def answer(order: bytes, namespace: int, orders: socket.socket) -> bool:
         try:
             name, mtu, own, gateway, dns, *refused = order.decode().split()
             join(namespace)
-            _set(name, int(mtu), own, gateway, dns, refused)
+            end = refused.index("-")
+            _set(name, int(mtu), own, gateway, dns, refused[:end], refused[end + 1 :])
         except OSError as error:
             orders.send(b"no: " + str(error).encode())
         else:

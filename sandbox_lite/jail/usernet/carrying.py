@@ -74,14 +74,16 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 def _set_up(namespace: int) -> None:
     words = (
         helpers.INTERFACE, str(helpers.MTU_BYTES), helpers.OWN, helpers.GATEWAY, helpers.DNS,
-        *map(str, refused.networks()),
+        # everybody inside can read the routes, and nobody the filter
+        *map(str, refused.NOT_PUBLIC), "-", *map(str, refused.own()),
     )  # fmt: skip
     why = janitor.SHARED.set_tap(namespace, " ".join(words))
     if why:
+        remedy = "the kernel must have nftables: sudo modprobe nf_tables"
         raise HostError(
             f"the network of the sandbox could not be closed against this host: {why}",
-            hint="network internet needs nftables in the kernel: sudo modprobe nf_tables; "
-            "network web does not",
+            hint=f"{remedy if why.startswith('nftables') else 'run: sandbox-lite doctor'}; "
+            "network web needs no such thing",
         )
 
 

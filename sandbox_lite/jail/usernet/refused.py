@@ -20,13 +20,13 @@ NOT_PUBLIC = tuple(
 """The IANA special-purpose registry (RFC 6890) as `egress.addresses.is_public` reads it."""
 
 
-def networks() -> tuple[IPv4Network, ...]:
-    """Return them: all that is not public, and the addresses that this host has now."""
-    own = (
+def own() -> tuple[IPv4Network, ...]:
+    """Return the addresses that this host has now, but for those that are refused anyway."""
+    found = (
         IPv4Network(one.address)
         for addresses in psutil.net_if_addrs().values()
         for one in addresses
         if one.family == socket.AF_INET
     )
-    further = (one for one in own if not any(one.subnet_of(known) for known in NOT_PUBLIC))
-    return (*NOT_PUBLIC, *dict.fromkeys(further))
+    further = (one for one in found if not any(one.subnet_of(known) for known in NOT_PUBLIC))
+    return tuple(dict.fromkeys(further))
