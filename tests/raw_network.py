@@ -1,4 +1,4 @@
-"""What tests of raw packets need: the helpers, never installed, and a host with an internet.
+"""What tests of raw packets need: the carriers, never installed, and a host with an internet.
 
 The host is a network namespace with a file system view of its own; its internet is another one,
 joined to it by a pair of interfaces, with a server on each address that is tried.
@@ -76,7 +76,7 @@ while sys.stdin.readline():
 """
 
 
-def unpack_helpers(place: Path) -> Path:
+def unpack_carriers(place: Path) -> Path:
     """Return a directory for PATH below `place` for each of `pasta` and `slirp4netns`."""
     root = place / "root"
     packages = ["passt", "slirp4netns", "libslirp0"]

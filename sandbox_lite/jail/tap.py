@@ -1,6 +1,6 @@
 """Sets up the interface by which a jail has raw packets, and what no packet may reach.
 
-The helper outside carries whatever it is sent, so the jail's own kernel must not send it: routes
+The carrier outside carries whatever it is sent, so the jail's own kernel must not send it: routes
 say at once that a network is unreachable, but a socket that is tied to the interface
 (SO_BINDTODEVICE, IP_PKTINFO: anybody may) goes past all routes, "assume that the destination is on
 link", ip_route_output_key. A filter of nftables is what really holds. Both belong to the network

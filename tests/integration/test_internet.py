@@ -1,4 +1,4 @@
-"""Network `internet` with real helpers: what is reached, what is not, and what is left."""
+"""Network `internet` with real carriers: what is reached, what is not, and what is left."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import pytest
 
 from sandbox_lite import Sandbox
 from sandbox_lite.errors import HostError, LaunchError, SpecError
-from sandbox_lite.jail.usernet import carrying, helpers
+from sandbox_lite.jail.usernet import carriers, carrying
 from tests.conftest import require
 from tests.raw_network import (
     GROUP,
@@ -29,7 +29,7 @@ from tests.raw_network import (
     Host,
     await_end,
     host_with_internet,
-    unpack_helpers,
+    unpack_carriers,
 )
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.usefixtures("home")
 
-HELPERS = ("pasta", "slirp4netns")
+CARRIERS = ("pasta", "slirp4netns")
 _TUN = Path("/dev/net/tun")
 
 
@@ -47,18 +47,20 @@ def _tun_opens() -> bool:
 
 @pytest.fixture(scope="session")
 def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with one for each helper."""
+    """A directory with one for each carrier."""
     require(_tun_opens(), "an open /dev/net/tun")
     require(shutil.which("apt-get") is not None, "apt-get")
-    return unpack_helpers(tmp_path_factory.mktemp("helpers"))
+    return unpack_carriers(tmp_path_factory.mktemp("carriers"))
 
 
 @pytest.fixture
-def helper(request: pytest.FixtureRequest, unpacked: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The directory of one helper, in front of PATH, and the other one nowhere."""
+def carrier(
+    request: pytest.FixtureRequest, unpacked: Path, monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    """The directory of one carrier, in front of PATH, and the other one nowhere."""
     path = unpacked / str(request.param)
     monkeypatch.setenv("PATH", f"{path}:{os.environ['PATH']}")
-    found, _ = helpers.find()
+    found, _ = carriers.find()
     assert found.name == request.param
     return path
 
@@ -153,7 +155,7 @@ CLOSED = (
 )  # fmt: skip
 """`bound`: by a socket that is tied to the interface, which routes do not stop."""
 NEVER = {"tcp 192.0.0.2 8090 any", "tcp 192.0.0.2 8090 bound"}
-"""What the host does not reach either; it is where a helper might lead to its loopback."""
+"""What the host does not reach either; it is where a carrier might lead to its loopback."""
 
 
 @pytest.mark.parametrize("resolver", [OUTSIDE], indirect=True)
@@ -165,19 +167,19 @@ def test_the_probes_reach_what_they_try(host: Host, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(90)
-@pytest.mark.parametrize("helper", HELPERS, indirect=True)
+@pytest.mark.parametrize("carrier", CARRIERS, indirect=True)
 @pytest.mark.parametrize("user", ["root", "nobody"])
 def test_the_internet_is_reached_and_nothing_of_the_host(
-    host: Host, helper: Path, resolver: str, user: str
+    host: Host, carrier: Path, resolver: str, user: str
 ) -> None:
-    said = host.run(SCRIPT, "internet", user, PROBE, "", *REACHED, *CLOSED, path=helper)
-    found, resolving, carrier, routes, served = (
+    said = host.run(SCRIPT, "internet", user, PROBE, "", *REACHED, *CLOSED, path=carrier)
+    found, resolving, named, routes, served = (
         json.loads(line) for line in said.split("\n") if line
     )
     assert {found.pop(text) for text in REACHED} == {"outside"}
     assert {text: answer for text, answer in found.items() if not answer.endswith("Error")} == {}
     assert resolving == "nameserver 192.0.0.3\n"
-    assert carrier == f"{helper.name} at {helper / helper.name}"
+    assert named == f"{carrier.name} at {carrier / carrier.name}"
     assert HOST not in routes
     assert socket.inet_aton(HOST)[::-1].hex().upper() not in routes
     assert served == "inside\n"
@@ -194,9 +196,9 @@ netlink.talk(12, [(0x10, 0, frame), (10 << 8 | 2, 0, table), (0x11, 0, frame)])
 
 
 @pytest.mark.parametrize("resolver", [OUTSIDE], indirect=True)
-@pytest.mark.parametrize("helper", ["pasta"], indirect=True)
-def test_without_the_filter_the_routes_alone_do_not_hold(host: Host, helper: Path) -> None:
-    said = host.run(SCRIPT, "internet", "root", PROBE, WITHOUT_FILTER, *CLOSED, path=helper)
+@pytest.mark.parametrize("carrier", ["pasta"], indirect=True)
+def test_without_the_filter_the_routes_alone_do_not_hold(host: Host, carrier: Path) -> None:
+    said = host.run(SCRIPT, "internet", "root", PROBE, WITHOUT_FILTER, *CLOSED, path=carrier)
     found = json.loads(said.splitlines()[0])
     assert found[f"tcp {HOST} 8090 any"] == "host"
     for address in (METADATA, LAN):
@@ -223,8 +225,8 @@ print(told(0, 25, route), told(0, 16, struct.pack("=BxHiII", 0, 0, index, 0, 1))
 """
 
 
-@pytest.mark.parametrize("helper", HELPERS, indirect=True)
-def test_nothing_inside_can_change_the_network(helper: Path) -> None:
+@pytest.mark.parametrize("carrier", CARRIERS, indirect=True)
+def test_nothing_inside_can_change_the_network(carrier: Path) -> None:
     with Sandbox("minimal", network="internet") as sandbox:
         routes = "cat /proc/net/route; grep tap0 /proc/net/dev"
         before = sandbox.run(routes).stdout
@@ -249,22 +251,22 @@ def _directories() -> set[Path]:
     return set(Path("/tmp").glob("sandbox-lite-net-*"))
 
 
-@pytest.mark.parametrize("helper", HELPERS, indirect=True)
-def test_nothing_is_left_when_it_closes(helper: Path) -> None:
+@pytest.mark.parametrize("carrier", CARRIERS, indirect=True)
+def test_nothing_is_left_when_it_closes(carrier: Path) -> None:
     with Sandbox("minimal"):  # the janitor is there
         before = _children()
     before &= _children()
     fds = len(list(Path("/proc/self/fd").iterdir()))
     with Sandbox("minimal", network="internet") as sandbox:
-        assert sandbox.enforcement.carrier.startswith(helper.name)
+        assert sandbox.enforcement.carrier.startswith(carrier.name)
         assert _children() > before
     assert _children() == before
     assert len(list(Path("/proc/self/fd").iterdir())) == fds
     assert _directories() == set()
 
 
-@pytest.mark.parametrize("helper", HELPERS, indirect=True)
-def test_nothing_is_left_when_its_program_is_killed(helper: Path) -> None:
+@pytest.mark.parametrize("carrier", CARRIERS, indirect=True)
+def test_nothing_is_left_when_its_program_is_killed(carrier: Path) -> None:
     code = (
         "import sys\nfrom sandbox_lite import Sandbox\n"
         "with Sandbox('minimal', network='internet') as sandbox:\n"
@@ -275,7 +277,7 @@ def test_nothing_is_left_when_its_program_is_killed(helper: Path) -> None:
     )
     try:
         assert program.stdout is not None
-        assert program.stdout.readline().startswith(helper.name)
+        assert program.stdout.readline().startswith(carrier.name)
         pids = [one.pid for one in psutil.Process(program.pid).children(recursive=True)]
         assert any("tap0" in psutil.Process(pid).cmdline() for pid in pids)
     finally:
@@ -291,14 +293,14 @@ def test_nothing_is_left_when_its_program_is_killed(helper: Path) -> None:
 @pytest.fixture
 def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Stands where pasta would; the device is one that opens for everybody."""
-    monkeypatch.setattr(helpers, "_TUN", Path("/dev/null"))
+    monkeypatch.setattr(carriers, "_TUN", Path("/dev/null"))
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     path = tmp_path / "pasta"
     path.touch(mode=0o755)
     return path
 
 
-def test_a_helper_that_fails_is_told_of_and_leaves_nothing(fake: Path) -> None:
+def test_a_carrier_that_fails_is_told_of_and_leaves_nothing(fake: Path) -> None:
     fake.write_text("#!/bin/sh\necho it is broken >&2\nexit 1\n")
     with Sandbox("minimal"):
         before = _children()
@@ -311,7 +313,9 @@ def test_a_helper_that_fails_is_told_of_and_leaves_nothing(fake: Path) -> None:
     assert _directories() == set()
 
 
-def test_a_helper_that_is_never_ready_is_ended(fake: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_carrier_that_is_never_ready_is_ended(
+    fake: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(carrying, "START_SECONDS", 0.5)
     fake.write_text("#!/bin/sh\nexec sleep 1000\n")
     with pytest.raises(LaunchError, match="not ready in time"):
@@ -327,9 +331,9 @@ def test_a_network_that_cannot_be_closed_is_refused(fake: Path) -> None:
     assert not [one for one in psutil.Process().children(recursive=True) if one.name() == "sleep"]
 
 
-def test_a_host_without_helpers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_host_without_carriers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    found = helpers.missing()
+    found = carriers.missing()
     assert found is not None
     assert "neither is installed" in found.message
     with pytest.raises(HostError, match="neither is installed") as refused:
@@ -338,7 +342,7 @@ def test_a_host_without_helpers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
 
 
 def test_a_host_without_the_device(fake: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(helpers, "_TUN", fake.parent / "tun")
+    monkeypatch.setattr(carriers, "_TUN", fake.parent / "tun")
     with pytest.raises(HostError, match="tun, which cannot be opened: No such file") as found:
         Sandbox("minimal", network="internet").open()
     assert "modprobe tun" in str(found.value.hint)
@@ -348,7 +352,7 @@ def test_a_device_that_is_closed(fake: Path, monkeypatch: pytest.MonkeyPatch) ->
     require(os.getuid() != 0, "an ordinary user")
     closed = fake.parent / "tun"
     closed.touch(mode=0)
-    monkeypatch.setattr(helpers, "_TUN", closed)
+    monkeypatch.setattr(carriers, "_TUN", closed)
     with pytest.raises(HostError, match="tun, which cannot be opened: Permission denied") as found:
         Sandbox("minimal", network="internet").open()
     assert "chmod 0666" in str(found.value.hint)

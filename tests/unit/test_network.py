@@ -14,7 +14,7 @@ from sandbox_lite.jail import network
 from sandbox_lite.jail.egress import addresses, hello, mirrors
 from sandbox_lite.jail.egress.rules import Policy, Rule
 from sandbox_lite.jail.network import packages
-from sandbox_lite.jail.usernet import helpers, refused
+from sandbox_lite.jail.usernet import carriers, refused
 from sandbox_lite.spec import Publish, SandboxSpec
 
 if TYPE_CHECKING:
@@ -86,3 +86,130 @@ def test_refusals_say_what_is_allowed() -> None:
 )  # fmt: skip
 def test_public_addresses(address: str, public: bool) -> None:
     assert addresses.is_public(address) is public
+
+
+def test_the_hosts_own_addresses_are_not_public(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert addresses.is_public("1.2.3.4")
+    (family, *_rest), *_ = psutil.net_if_addrs()["lo"]
+    own = [psutil.net_if_addrs()["lo"][0]._replace(address="1.2.3.4", family=family)]
+    own += [own[0]._replace(address="10.9.9.9")]
+    monkeypatch.setattr(psutil, "net_if_addrs", lambda: {"eth9": own})
+    assert [str(one) for one in refused.own()] == ["1.2.3.4/32"]
+    assert not addresses.is_public("1.2.3.4")
+
+
+def client_hello(name: str | None) -> bytes:
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    with pytest.raises(ssl.SSLWantReadError):
+        context.wrap_bio(incoming, outgoing, server_hostname=name).do_handshake()
+    return outgoing.read()
+
+
+def test_the_name_in_a_client_hello() -> None:
+    data = client_hello("example.org")
+    assert hello.Hello().feed(data) == "example.org"
+    assert hello.Hello().feed(client_hello(None)) == ""
+    dripping = hello.Hello()
+    for at in range(len(data) - 1):
+        assert dripping.feed(data[at : at + 1]) is None
+    assert dripping.feed(data[-1:]) == "example.org"
+
+
+@pytest.mark.parametrize(
+    "data", [b"GET / HTTP/1.1\r\n\r\n", b"SSH-2.0-OpenSSH\r\n", b"\x16\x03\x01\x00\x05abcde"]
+)
+def test_what_is_no_tls(data: bytes) -> None:
+    with pytest.raises(hello.NotTLSError):
+        hello.Hello().feed(data)
+
+
+def test_a_name_that_is_no_host_name(capsys: pytest.CaptureFixture[str]) -> None:
+    data = client_hello("example.org").replace(b"example.org", b"ex\xffmple.org")
+    with pytest.raises(hello.NotTLSError):
+        hello.Hello().feed(data)
+    assert capsys.readouterr().err == ""
+
+
+def test_the_hosts_mirrors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pip, npm, apt = tmp_path / "pip.conf", tmp_path / "npmrc", tmp_path / "sources.list.d"
+    pip.write_text(
+        "[global]\nindex-url = https://user:secret@pip.corp.example:8443/simple\n"
+        "extra-index-url = https://a.example/simple\n  file:///opt/x\n"
+    )
+    npm.write_text(
+        "//x/:_authToken=secret\nregistry=https://npm.corp.example/\n@my:registry=http://b.example:81\n"
+    )
+    apt.mkdir()
+    (apt / "one.sources").write_text("Types: deb\nURIs: http://deb.corp.example/debian\n")
+    (apt / "two.list").write_text(
+        "# deb http://no.example x\ndeb [arch=amd64] http://c.example y\n"
+    )
+    (apt / "three.disabled").write_text("deb http://no.example x\n")
+    monkeypatch.setattr(mirrors, "_PIP_FILES", (str(pip),))
+    monkeypatch.setattr(mirrors, "_NPM_FILES", (str(npm), str(tmp_path / "missing")))
+    monkeypatch.setattr(mirrors, "_APT_PLACES", (str(apt),))
+    for name in mirrors._VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PIP_INDEX_URL", "https://v.example/simple")
+    assert {str(rule) for rule in mirrors.rules()} == {
+        "v.example", "pip.corp.example:8443", "a.example", "npm.corp.example", "b.example:81",
+        "deb.corp.example", "c.example",
+    }  # fmt: skip
+
+
+def test_policies_of_the_modes() -> None:
+    def of(mode: str, **more: tuple[str, ...]) -> Policy | None:
+        return network.policy(SandboxSpec(network=mode, **more))  # type: ignore[arg-type]
+
+    assert of("none") is None
+    assert of("host") is None
+    chosen = of("packages", allow=("example.org",))
+    assert chosen is not None
+    assert {*packages.preset()} < {*chosen.rules}
+    assert chosen.refusal("GET", "example.org", 80) is None
+    web = of("web")
+    assert web is not None
+    assert web.refusal("CONNECT", "anything.example", 443) is None
+    assert web.refusal("CONNECT", "anything.example", 25) is not None
+    for mode, more in (
+        ("none", {"allow": ("example.org",)}), ("host", {"allow_private": ("example.org",)}),
+        ("web", {"allow_private": ("example.org:8443",)}), ("allow", {}),
+        ("allow", {"allow": ("no rule",)}),
+    ):  # fmt: skip
+        with pytest.raises(SpecError):
+            of(mode, **more)
+    with pytest.raises(SpecError):
+        network.policy(SandboxSpec(network="host", publish=(Publish(port=1, inner_port=1),)))
+
+
+@pytest.mark.parametrize(
+    ("text", "address", "port", "inner"),
+    [
+        ("8080", "127.0.0.1", 8080, 8080), ("8000:80", "127.0.0.1", 8000, 80),
+        ("0:80", "127.0.0.1", 0, 80), ("0.0.0.0:8000:80", "0.0.0.0", 8000, 80),
+        ("[::1]:8000:80", "::1", 8000, 80),
+    ],
+)  # fmt: skip
+def test_published_ports(text: str, address: str, port: int, inner: int) -> None:
+    assert Publish.parse(text) == Publish(address=address, port=port, inner_port=inner)
+
+
+@pytest.mark.parametrize("text", ["", "x", "1:2:3:4", "80:", ":80", "99999", "80:0"])
+def test_what_is_no_published_port(text: str) -> None:
+    with pytest.raises(SpecError):
+        Publish.parse(text)
+
+
+def test_raw_packets_reach_what_the_proxies_would() -> None:
+    for one in refused.NOT_PUBLIC:
+        first, last = int(one.network_address), int(one.broadcast_address)
+        for number in (first - 1, first, last, last + 1):
+            if 0 <= number < 1 << 32:
+                address = IPv4Address(number)
+                closed = any(address in other for other in refused.NOT_PUBLIC)
+                assert addresses.is_public(str(address)) is not closed, address
+    for text in (carriers.OWN, carriers.GATEWAY, carriers.DNS):
+        assert not addresses.is_public(text)

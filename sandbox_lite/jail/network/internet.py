@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from sandbox_lite.jail.network.mode import Mode
-from sandbox_lite.jail.usernet import helpers
+from sandbox_lite.jail.usernet import carriers
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 
 
 def _check() -> None:
-    helpers.find()
+    carriers.find()
 
 
 def _files() -> Mapping[str, bytes]:
-    return {"etc/resolv.conf": f"nameserver {helpers.DNS}\n".encode()}
+    return {"etc/resolv.conf": f"nameserver {carriers.DNS}\n".encode()}
 
 
 def _carrying(holder: int, first: int) -> AbstractContextManager[str]:

@@ -1,4 +1,4 @@
-"""Starts the helper of one jail, waits until its packets are carried, and ends it."""
+"""Starts the carrier of one jail, waits until its packets are carried, and ends it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from sandbox_lite.errors import HostError, LaunchError
 from sandbox_lite.jail import janitor
 from sandbox_lite.jail.process import spawn
-from sandbox_lite.jail.usernet import helpers, refused
+from sandbox_lite.jail.usernet import carriers, refused
 
 if TYPE_CHECKING:
     import subprocess
@@ -32,7 +32,7 @@ for number in (signal.SIGPIPE, signal.SIGXFSZ):
 if os.getppid() == int(sys.argv[1]):
     os.execv(sys.argv[2], sys.argv[2:])
 """
-"""PR_SET_PDEATHSIG: neither helper asks for it, and it outlasts execve(2). Whoever starts another
+"""PR_SET_PDEATHSIG: neither carrier asks for it, and it outlasts execve(2). Whoever starts another
 program than a small one by a fork, to ask for it in between, is slow, and unsafe beside threads.
 What Python ignores is given back: pasta fails where SIGPIPE was ignored before."""
 
@@ -46,20 +46,20 @@ def carrying(holder: int, first: int) -> Iterator[str]:
         first: One in the jail's network.
 
     Raises:
-        HostError: No helper can do it here, or the kernel lacks the filter.
-        LaunchError: The helper did not start; `stderr` is what it said.
+        HostError: No carrier can do it here, or the kernel lacks the filter.
+        LaunchError: The carrier did not start; `stderr` is what it said.
     """
-    helper, path = helpers.find()
+    carrier, path = carriers.find()
     owner = os.getpid()
     with contextlib.ExitStack() as stack:
-        process = _started(stack, helper, path, holder, first)
+        process = _started(stack, carrier, path, holder, first)
         try:
             namespace = os.open(f"/proc/{first}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
             try:
                 _set_up(namespace)
             finally:
                 os.close(namespace)
-            yield f"{helper.name} at {path}"
+            yield f"{carrier.name} at {path}"
         finally:
             # in a forked child it is not ours to end
             if owner == os.getpid():
@@ -73,7 +73,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 def _set_up(namespace: int) -> None:
     words = (
-        helpers.INTERFACE, str(helpers.MTU_BYTES), helpers.OWN, helpers.GATEWAY, helpers.DNS,
+        carriers.INTERFACE, str(carriers.MTU_BYTES), carriers.OWN, carriers.GATEWAY, carriers.DNS,
         # everybody inside can read the routes, and nobody the filter
         *map(str, refused.NOT_PUBLIC), "-", *map(str, refused.own()),
     )  # fmt: skip
@@ -88,7 +88,7 @@ def _set_up(namespace: int) -> None:
 
 
 def _started(
-    stack: contextlib.ExitStack, helper: helpers.Helper, path: Path, holder: int, first: int
+    stack: contextlib.ExitStack, carrier: carriers.Carrier, path: Path, holder: int, first: int
 ) -> subprocess.Popen[bytes]:
     """Start it and wait until its interface is there; nothing of it is left if it is not."""
     deadline = time.monotonic() + START_SECONDS
@@ -99,7 +99,7 @@ def _started(
     with contextlib.ExitStack() as start:
         start.callback(os.close, errors_write)
         ready, place = _place(start, holder, first)
-        argv = (str(path), *helper.words(place))
+        argv = (str(path), *carrier.words(place))
         process = spawn(
             (sys.executable, "-I", "-S", "-c", _DIE_WITH_PARENT, str(os.getpid()), *argv),
             fds=(place.ready_fd,), stderr=errors_write, new_session=True,
@@ -111,11 +111,11 @@ def _started(
             raise
         if why:
             _end(process)
-            raise _launch_error(helper.name, why, errors, argv)
+            raise _launch_error(carrier.name, why, errors, argv)
     return process
 
 
-def _place(stack: contextlib.ExitStack, holder: int, first: int) -> tuple[int, helpers.Place]:
+def _place(stack: contextlib.ExitStack, holder: int, first: int) -> tuple[int, carriers.Place]:
     """Return the reading end of a FIFO, and the place with its writing end."""
     # a name, not a pipe alone: pasta closes all descriptors that it was not told of
     directory = Path(tempfile.mkdtemp(prefix="sandbox-lite-net-"))
@@ -129,7 +129,7 @@ def _place(stack: contextlib.ExitStack, holder: int, first: int) -> tuple[int, h
     # held open: the end of the one who writes must not look like that of all
     writing = os.open(fifo, os.O_WRONLY | os.O_CLOEXEC)
     stack.callback(os.close, writing)
-    place = helpers.Place(
+    place = carriers.Place(
         user=f"/proc/{holder}/ns/user", network=f"/proc/{first}/ns/net",
         ready=fifo, ready_fd=writing,
     )  # fmt: skip

@@ -19,7 +19,7 @@ MTU_BYTES = 65520
 """There is no wire between: the larger, the fewer packets."""
 PREFIX = "192.0.0.0/24"
 OWN, GATEWAY, DNS = "192.0.0.100", "192.0.0.2", "192.0.0.3"
-"""Of a range that no network may use (RFC 6890, 2.2.2), so nobody on the host's can have them.
+"""Of a range that no network may use (RFC 6890), so nobody on the host's can have them.
 The last byte of each is what slirp4netns makes of such a prefix."""
 _TUN = Path("/dev/net/tun")
 _ROOT = 0
@@ -63,7 +63,7 @@ def _slirp4netns(place: Place) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Helper:
+class Carrier:
     """A program that carries packets."""
 
     name: str
@@ -71,24 +71,24 @@ class Helper:
     """What follows its path, for one jail."""
 
 
-HELPERS = (
+CARRIERS = (
     # the first keeps all its files and rights from itself, whoever starts it
-    Helper(name="pasta", words=_pasta),
-    Helper(name="slirp4netns", words=_slirp4netns),
+    Carrier(name="pasta", words=_pasta),
+    Carrier(name="slirp4netns", words=_slirp4netns),
 )
 
 
-def find() -> tuple[Helper, Path]:
-    """Return the helper to use, and where it is.
+def find() -> tuple[Carrier, Path]:
+    """Return the carrier to use, and where it is.
 
     Raises:
         HostError: None is installed, or this user cannot have a network interface made.
     """
-    for helper in HELPERS:
-        path = shutil.which(helper.name)
+    for carrier in CARRIERS:
+        path = shutil.which(carrier.name)
         if path is not None:
             _check_tun()
-            return helper, Path(path)
+            return carrier, Path(path)
     raise HostError(
         "network internet needs pasta or slirp4netns, and neither is installed",
         hint="install one: apt-get install passt (it has pasta), dnf install passt, or "
