@@ -234,9 +234,11 @@ def test_nothing_inside_can_change_the_network(carrier: Path) -> None:
         assert sandbox.exec(["python3", "-c", CHANGES]).stdout == "1 1 1\n"  # EPERM
         assert sandbox.run(routes).stdout.split("\n")[:5] == before.split("\n")[:5]
         # the same words, by one who may
-        assert sandbox._supervisor is not None
+        jail = sandbox._supervisor
+        assert jail is not None
         said = subprocess.run(
-            ["nsenter", "-t", str(sandbox._supervisor.pid), "-n", sys.executable, "-c", CHANGES],
+            ["nsenter", f"--user=/proc/{jail.holder}/ns/user", f"--net=/proc/{jail.pid}/ns/net",
+             "--preserve-credentials", sys.executable, "-c", CHANGES],
             capture_output=True, text=True, check=True,
         )  # fmt: skip
         assert said.stdout.split()[:2] == ["0", "0"]
