@@ -319,14 +319,10 @@ class SandboxSpec:
 class ArgvPart:
     """What one mechanism adds to the command that starts a sandbox."""
 
-    prefix: tuple[str, ...] = ()
-    """Words in front of bwrap."""
-    outer: tuple[str, ...] = ()
-    """Arguments of the outer bwrap, which only holds mounts under neutral names."""
+    own: tuple[str, ...] = ()
+    """In the words of bwrap, what is mounted around the jail for this sandbox alone."""
     bwrap: tuple[str, ...] = ()
     """Arguments of the bwrap that makes the jail."""
-    fds: tuple[int, ...] = ()
-    """Descriptors that the arguments name."""
 
 
 class Outcome(StrEnum):

@@ -58,7 +58,7 @@ def tmpfs_upper(size_bytes: int | None) -> ArgvPart:
     bwrap's own temporary overlay has no size: one `dd` could fill half of the host's memory.
     """
     return ArgvPart(
-        outer=(
+        own=(
             *bwrap.sized(size_bytes), "--perms", "0755", "--tmpfs", UPPER,
             "--dir", f"{UPPER}/upper", "--dir", f"{UPPER}/work",
         )
@@ -77,7 +77,7 @@ def directory_upper() -> Iterator[Upper]:
     path = base / f"{os.getpid()}-{secrets.token_hex(6)}"
     try:
         _make(path)
-        yield Upper(part=ArgvPart(outer=("--bind", str(path), UPPER)), path=path / "upper")
+        yield Upper(part=ArgvPart(own=("--bind", str(path), UPPER)), path=path / "upper")
     finally:
         # a forked child may drop its copy of this generator, which runs this block there too
         if pid == os.getpid():

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
-from sandbox_lite.errors import HostError, LaunchError, SpecError
-from sandbox_lite.jail import bwrap, etc, host, janitor, layers, limits
+from sandbox_lite.errors import LaunchError, SpecError
+from sandbox_lite.jail import bwrap, etc, host, janitor, layers, limits, nest
 from sandbox_lite.jail import network as networks
 from sandbox_lite.jail.files import Files
 from sandbox_lite.jail.kept.client import KeptSandbox
@@ -20,6 +20,7 @@ from sandbox_lite.jail.limits import states, watchdog
 from sandbox_lite.jail.limits.disk import DirectoryDisk, TmpfsDisk
 from sandbox_lite.jail.limits.meter import Meter
 from sandbox_lite.jail.limits.processes import Processes
+from sandbox_lite.jail.native import nest as native_nest
 from sandbox_lite.jail.openat2 import IN_ROOT, openat2
 from sandbox_lite.jail.process import explained, uninterrupted
 from sandbox_lite.jail.program import Program
@@ -72,30 +73,28 @@ _FAKE_ROOT: tuple[seccomp.FilterName, ...] = ("fakeroot",)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Command:
-    """The two bwraps of one sandbox, but for what is tied to descriptors."""
+    """The bwrap of the nest and the one of a sandbox, but for what is tied to descriptors."""
 
     outer: tuple[str, ...]
+    own: tuple[str, ...]
     inner: tuple[str, ...]
     environment: Mapping[str, str]
     filters: tuple[seccomp.FilterName, ...]
 
     def argv(self, fds: LaunchFds) -> tuple[str, ...]:
-        """Return the command with these descriptors and our process 1."""
-        program, *words = self.outer
-        inner, *inner_words = self.inner
+        """Return the inner command with these descriptors and our process 1."""
+        inner, *words = self.inner
         return (
-            program, "--json-status-fd", str(fds.outer_status), "--block-fd", str(fds.block),
-            *words,
-            "--", inner, "--json-status-fd", str(fds.inner_status), *inner_words,
+            inner, "--json-status-fd", str(fds.status), *words,
             # variables come later, to each program: a token must not show in the host's `ps`
             "--clearenv", *bwrap.filters(fds.seccomp), "--", f"/proc/self/fd/{fds.first}",
         )  # fmt: skip
 
     def printable(self) -> str:
-        """Return the command as a person can paste it."""
+        """Return both as one command that a person can paste."""
         files = dict(enumerate(self.filters, 8))
         words = (
-            *self.outer, "--", *self.inner, *bwrap.environment(self.environment),
+            *self.outer, *self.own, "--", *self.inner, *bwrap.environment(self.environment),
             *bwrap.filters(files), "--", "bash",
         )  # fmt: skip
         opened = (f"{fd}<{bwrap.printable([str(filter_path(name))])}" for fd, name in files.items())
@@ -230,7 +229,7 @@ class Sandbox:
             layers.upper(kind, spec.limits.disk_bytes, lambda: self._lowers(rootfs))
         )
         asked = states.ask(spec.limits, kind, spec.mounts)
-        found = states.states(spec.limits, probe.holds, kind, asked, inodes=True)
+        found = states.states(spec.limits, probe.holds, kind, asked)
         states.check(spec, found, probe, limits.remedy(rung))
         box = stack.enter_context(rung.box(asked))
         self._drainer = stack.enter_context(contextlib.closing(Drainer()))
@@ -249,9 +248,7 @@ class Sandbox:
             capabilities=bwrap.CAPABILITIES if spec.user == "root" else (),
             user=spec.user,
             backend=rung.name,
-            limits=states.states(
-                spec.limits, box.holds, kind, asked, inodes=self._await_inodes(disk)
-            ),
+            limits=states.states(spec.limits, box.holds, kind, asked),
         )
 
     def _connected(
@@ -299,32 +296,10 @@ class Sandbox:
                 stack.callback(os.close, fds[-1])
         return tuple(fds)
 
-    def _set_namespaces(self, holder: int, first: int, upper: Upper) -> None:
-        """Have the number of files bounded and low ports opened, meanwhile."""
-        bounds = self.spec.limits
-        wanted = {}
-        if bounds.shm_bytes is not None:
-            wanted[bwrap.SHM] = inodes_of(bounds.shm_bytes)
-        if bounds.disk_bytes is not None and upper.path is None:
-            wanted[bwrap.UPPER] = inodes_of(bounds.disk_bytes)
-        # a host that cannot start one more program will say so below
-        with contextlib.suppress(OSError):
-            own = 0 if self._mode.shares_host else first
-            janitor.SHARED.set_namespaces(holder, own, wanted)
-
-    def _await_inodes(self, disk: TmpfsDisk | DirectoryDisk) -> bool:
-        """Wait until it is; refuse a sandbox whose disk was named where it cannot be."""
-        bounds = self.spec.limits
-        if isinstance(disk, DirectoryDisk) or bounds.disk_bytes is None:
-            return True
-        if disk.await_inodes(inodes_of(bounds.disk_bytes)):
-            return True
-        if "disk" in bounds.named and "disk" not in self.spec.allow_weaker:
-            raise HostError(
-                "the number of files on the sandbox's disk cannot be bounded here",
-                hint="leave the limit disk out, or allow less by name: allow_weaker={'disk'}",
-            )
-        return False
+    def _inodes(self) -> dict[str, int]:
+        """Return how many files each tmpfs may hold."""
+        bounds = {bwrap.SHM: self.spec.limits.shm_bytes, bwrap.UPPER: self.spec.limits.disk_bytes}
+        return {path: inodes_of(size) for path, size in bounds.items() if size is not None}
 
     def _watch(
         self,
@@ -359,27 +334,22 @@ class Sandbox:
         trust = etc.trust(rootfs.lowers)
         lowers = self._lowers(rootfs)
         account = etc.account(rootfs.lowers, spec.user)
-        own = {
+        person = {
             "HOME": account.home, "USER": account.name, "LOGNAME": account.name,
             "SHELL": account.shell,
         }  # fmt: skip
         mounts = (*rootfs.mounts, *spec.mounts)
         proxied = {} if self._policy is None else networks.environment()
         env = {
-            **_BASE_ENV, **own, **rootfs.env, **({} if account.uid == 0 else own),
+            **_BASE_ENV, **person, **rootfs.env, **({} if account.uid == 0 else person),
             **(etc.TRUST_ENV if trust else {}), **proxied,
             **spec.env,
         }  # fmt: skip
         libraries, inner = host.inner_bwrap(path)
-        outer = (
-            *libraries,
-            *bwrap.holder(
-                lowers=lowers,
-                upper=upper.part.outer,
-                mounts=mounts,
-                control_bytes=CONTROL_BYTES,
-                shm_bytes=spec.limits.shm_bytes,
-            ),
+        uppers = None if upper.path is None else upper.path.parent.parent
+        outer = (*libraries, *bwrap.nest(lowers=lowers, uppers=uppers, mounts=mounts))
+        own = bwrap.own(
+            upper.part.own, control_bytes=CONTROL_BYTES, shm_bytes=spec.limits.shm_bytes
         )
         words = (
             *bwrap.namespaces(network_host=self._mode.shares_host),
@@ -392,7 +362,8 @@ class Sandbox:
             *upper.part.bwrap,
         )  # fmt: skip
         return _Command(
-            outer=(*upper.part.prefix, str(path), *outer),
+            outer=(str(path), *outer),
+            own=own,
             inner=(inner, *words),
             environment=env,
             filters=self._filters,
@@ -405,22 +376,28 @@ class Sandbox:
 
         def protect(holder: int, first: int) -> None:
             box.protect(first)
-            # only now is the outer namespace made: bwrap tells its child's pid before
-            self._set_namespaces(holder, first, upper)
+            # a host that cannot start one more program will say so below
+            with contextlib.suppress(OSError):
+                if not self._mode.shares_host:
+                    janitor.SHARED.open_low_ports(holder, first)
 
         self._printable = command.printable()
+        places = {} if upper.path is None else {str(upper.path.parent.parent): bwrap.UPPERS}
+        sources = (one.source for one in (*rootfs.mounts, *self.spec.mounts) if one.source)
         try:
+            taken = nest.SHARED.taken(
+                command.outer, nest.states((*rootfs.lowers, *places, *sources))
+            )
             return launch(
                 stack,
                 command.argv,
+                nest=stack.enter_context(taken),
+                mounts=native_nest.mounts(command.own, self._inodes(), places),
                 filter_names=self._filters,
-                group=box.group,
-                spawning=box.spawning,
-                enter=box.enter,
+                box=box,
                 protect=protect,
                 environment=command.environment,
                 workdir=self.spec.workdir,
-                fds=upper.part.fds,
             )
         except LaunchError as error:
             known = host.explain(error.stderr, path)

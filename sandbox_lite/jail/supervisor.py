@@ -19,9 +19,9 @@ from socket import SCM_RIGHTS, SOL_SOCKET
 from typing import TYPE_CHECKING
 
 from sandbox_lite.errors import LaunchError, SandboxClosedError, SandboxLiteError
-from sandbox_lite.jail import first
 from sandbox_lite.jail.bwrap import CONTROL
 from sandbox_lite.jail.capture import Spool
+from sandbox_lite.jail.native import MESSAGE, READY, encoded, first, memory_file
 from sandbox_lite.jail.process import pidfd_signal
 
 if TYPE_CHECKING:
@@ -118,17 +118,6 @@ def write_file(directory: int, name: str, data: bytes) -> None:
             view = view[os.write(fd, view) :]
     finally:
         os.close(fd)
-
-
-def memory_file(stack: contextlib.ExitStack, data: bytes) -> int:
-    """Return a memory file that holds these bytes, to be read from their start."""
-    fd = os.memfd_create("sandbox-lite")
-    stack.callback(os.close, fd)
-    view = memoryview(data)
-    while view:
-        view = view[os.write(fd, view) :]
-    os.lseek(fd, 0, os.SEEK_SET)
-    return fd
 
 
 def make_fifo(directory: int, name: str, flags: int) -> int:
@@ -249,7 +238,7 @@ class Supervisor:
             LaunchError: It said nothing in time.
             SandboxClosedError: It ended.
         """
-        self._answer(first.READY, 0, time.monotonic() + timeout)
+        self._answer(READY, 0, time.monotonic() + timeout)
 
     def _answer(self, verb: int, number: int, deadline: float) -> int:
         poll = select.poll()
@@ -259,13 +248,13 @@ class Supervisor:
             if left <= 0 or not poll.poll(left * 1000):
                 raise LaunchError("process 1 of the sandbox does not answer")
             try:
-                data = self._channel.recv(first.MESSAGE.size)
+                data = self._channel.recv(MESSAGE.size)
             except ConnectionError:
                 data = b""
-            if len(data) != first.MESSAGE.size:
+            if len(data) != MESSAGE.size:
                 raise _gone()
             # an answer may be that to a request whose caller was interrupted
-            said, to, _, value = first.MESSAGE.unpack(data)
+            said, to, _, value = MESSAGE.unpack(data)
             if (said, to) == (verb, number):
                 return int(value)
 
@@ -276,7 +265,7 @@ class Supervisor:
             self.check_open()
             number = next(self._requests)
             try:
-                self._channel.sendmsg([first.MESSAGE.pack(verb, number, key, value)], rights)
+                self._channel.sendmsg([MESSAGE.pack(verb, number, key, value)], rights)
             except ConnectionError:
                 raise _gone() from None
             return self._answer(verb, number, time.monotonic() + ANSWER_SECONDS)
@@ -311,7 +300,7 @@ class Supervisor:
                 b"bash", b"--noprofile", b"--rcfile", rc.encode(), b"--noediting", b"-i",
             ),
             environment=self._environment,
-            directories=(first.encoded(self._workdir),),
+            directories=(encoded(self._workdir),),
             terminal=True,
         )  # fmt: skip
         # by its master, so that nothing that was mounted inside can be in the way
@@ -344,10 +333,10 @@ class Supervisor:
             SpecError: A word cannot be given to a program.
             LaunchError: Process 1 could not.
         """
-        workdir, wanted = first.encoded(self._workdir), first.encoded(cwd or "")
+        workdir, wanted = encoded(self._workdir), encoded(cwd or "")
         where = os.path.join(workdir, wanted)  # noqa: PTH118  # bytes, of another root
         plan = first.Plan(
-            words=tuple(first.encoded(word) for word in argv),
+            words=tuple(encoded(word) for word in argv),
             environment={**self._environment, "PWD": where.rstrip(b"/") or b"/", **env},
             directories=(wanted,) if wanted.startswith(b"/") else (workdir, wanted),
         )
@@ -398,7 +387,10 @@ class Supervisor:
         path = f"/proc/{self.pid}/root/dev/pts/ptmx"
         try:
             master = os.open(path, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC | os.O_NOFOLLOW)
-        except FileNotFoundError:
+        except (FileNotFoundError, PermissionError):
+            # of one that is just ending the kernel can no longer tell whether we may look at it
+            if not _has_ended(self._pidfd):
+                raise
             raise _gone() from None
         unlock = bytearray(4)
         fcntl.ioctl(master, _TIOCSPTLCK, unlock)
@@ -423,6 +415,12 @@ def _gone() -> SandboxClosedError:
         "the sandbox has ended: its process 1 is gone",
         hint="somebody, or the kernel for want of memory, killed it; open a fresh sandbox",
     )
+
+
+def _has_ended(pidfd: int) -> bool:
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    return bool(poll.poll(1000))
 
 
 def _inner_pid(pid: int) -> int | None:

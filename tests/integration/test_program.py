@@ -11,7 +11,7 @@ import pytest
 
 from sandbox_lite import Outcome
 from sandbox_lite.errors import SpecError
-from sandbox_lite.jail.first import MOST_CHILDREN
+from sandbox_lite.jail.native.first import MOST_CHILDREN
 
 if TYPE_CHECKING:
     from sandbox_lite import Sandbox

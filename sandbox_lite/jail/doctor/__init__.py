@@ -117,7 +117,7 @@ class _Examination:
         kind: states.UpperKind = "tmpfs" if self.upper in (None, "tmpfs") else "directory"
         bounds = Limits.of(cpus=1)
         found = states.states(
-            bounds, probe.holds, kind, states.ask(bounds, kind, ()), inodes=True
+            bounds, probe.holds, kind, states.ask(bounds, kind, ())
         )  # fmt: skip
         kernel = sorted(probe.holds) + [one for one in _STORED if _by(found, one) == "kernel"]
         looked = [one for one in ("memory", "pids", *_STORED) if one not in kernel]

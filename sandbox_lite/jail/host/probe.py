@@ -76,9 +76,10 @@ def _probe_argv(
 ) -> list[str]:
     libraries, inner = inner_bwrap(path)
     upper = ("--tmpfs", bwrap.UPPER, "--dir", "/upper/upper", "--dir", "/upper/work")
-    outer = bwrap.holder(lowers=[skeleton], upper=upper, mounts=(), control_bytes=1 << 20)
+    outer = bwrap.nest(lowers=[skeleton], uppers=None, mounts=())
+    own = bwrap.own(upper, control_bytes=1 << 20, shm_bytes=1 << 20)
     return [
-        str(path), *libraries, *outer, "--",
+        str(path), *libraries, *outer, *own, "--",
         inner, *bwrap.namespaces(network_host=False), *bwrap.identity(hostname="probe"),
         *(bwrap.COPY if copy else bwrap.overlay(1)),
         *bwrap.devices(shm_bytes=1 << 20, hidden=hidden()), *_libraries(),

@@ -74,15 +74,6 @@ class TmpfsDisk:
                 used += (found.f_blocks - found.f_bfree) * found.f_frsize
         return DiskUse(used_bytes=used, tmpfs_bytes=used, full=frozenset(full))
 
-    def await_inodes(self, count: int) -> bool:
-        """Wait until the disk takes that many files; False where it comes to no such bound."""
-        deadline = time.monotonic() + _INODE_SECONDS
-        while os.fstatvfs(self._fds["disk"]).f_files != count:
-            if time.monotonic() > deadline:
-                return False
-            time.sleep(0.0005)
-        return True
-
 
 class DirectoryDisk:
     """An upper layer on a disk of the host, measured by walking it."""
