@@ -79,7 +79,8 @@ def _probe_argv(
     outer = bwrap.nest(lowers=[skeleton], uppers=None, mounts=())
     own = bwrap.own(upper, control_bytes=1 << 20, shm_bytes=1 << 20)
     return [
-        str(path), *libraries, *outer, *own, "--",
+        # the nest keeps what it mounts with; the inner bwrap of a user wants to start with nothing
+        str(path), *libraries, *outer, *own, "--cap-drop", "ALL", "--",
         inner, *bwrap.namespaces(network_host=False), *bwrap.identity(hostname="probe"),
         *(bwrap.COPY if copy else bwrap.overlay(1)),
         *bwrap.devices(shm_bytes=1 << 20, hidden=hidden()), *_libraries(),
