@@ -54,7 +54,7 @@ def emit(data: object) -> None:
 
 
 def say_in_force(enforcement: Enforcement) -> None:
-    """Print which rootfs and network the sandbox has."""
+    """Print which rootfs, network and ids the sandbox has."""
     from sandbox_lite.jail import network
 
     name, _, digest = enforcement.rootfs.partition(" ")
@@ -62,6 +62,8 @@ def say_in_force(enforcement: Enforcement) -> None:
     mode = network.find(enforcement.network)
     reach = enforcement.reachable or mode.summary
     status(f"sandbox: rootfs {name}{frozen}, network {mode.name} ({reach})")
+    if enforcement.ids == "subordinate":
+        status("ids: subordinate; root inside has 65535 other ids, and chown and su are real")
     for one in enforcement.published:
         status(f"published: http://{one.address}:{one.port} leads to port {one.inner_port} inside")
 

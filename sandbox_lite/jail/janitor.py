@@ -19,7 +19,7 @@ from pathlib import Path
 
 from sandbox_lite.errors import HostError
 from sandbox_lite.jail import process
-from sandbox_lite.jail.chores import DISMISSAL, READY, SOCKETS
+from sandbox_lite.jail.chores import CLOSING, DISMISSAL, DONE, NUMBERS, READY, SOCKETS
 
 _MOST_SOCKETS = 64
 _PATIENCE = struct.pack("ll", 30, 0)
@@ -130,6 +130,47 @@ class Janitor:
             )
         return [socket.socket(fileno=fd) for fd in fds]
 
+    def forbid_namespaces(self, holder: int) -> None:
+        """Have no further namespace made in the user namespace of a process; done on return.
+
+        Raises:
+            HostError: It could not be done.
+        """
+        if not self._does(CLOSING + b"%d" % holder):
+            raise HostError(
+                "the sandbox could not be kept from making namespaces",
+                hint="run: sandbox-lite doctor",
+            )
+
+    def bound_numbers(self, first: int, count: int) -> None:
+        """Have a process's pid namespace give no more than so many numbers; done on return.
+
+        Inside nobody can raise it again.
+
+        Raises:
+            HostError: It could not be done.
+        """
+        if not self._does(NUMBERS + b"%d %d" % (first, count)):
+            raise HostError(
+                "the processes of a sandbox cannot be bounded here",
+                hint="run as an ordinary user, or where a control group can be made",
+            )
+
+    def _does(self, order: bytes) -> bool:
+        said = b""
+        with self._lock:
+            for _ in range(2):
+                running = self._started()
+                running.await_ready()
+                with contextlib.suppress(OSError):
+                    running.socket.send(order)
+                    said = running.socket.recv(64)
+                if said:
+                    break
+                # it was killed, or its answer may still come and would be taken for another's
+                self._renewed()
+        return said == DONE
+
     def watch(self, path: Path) -> None:
         """Have a directory removed when this program ends."""
         self._say(b"+" + os.fsencode(path))
@@ -137,15 +178,6 @@ class Janitor:
     def watch_group(self, path: Path) -> None:
         """Have a control group emptied and removed when this program ends."""
         self._say(b"*" + os.fsencode(path))
-
-    def open_low_ports(self, holder: int, first: int) -> None:
-        """Have low ports opened to everybody in a sandbox's network; done a moment later.
-
-        Args:
-            holder: A process in the user namespace around the jail.
-            first: One in the jail's own network.
-        """
-        self._say(b"#%d %d" % (holder, first))
 
     def forget(self, path: Path) -> None:
         """Watch a directory no longer: it is gone."""

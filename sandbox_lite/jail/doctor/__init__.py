@@ -116,9 +116,7 @@ class _Examination:
         remedy = limits.remedy(rung)
         kind: states.UpperKind = "tmpfs" if self.upper in (None, "tmpfs") else "directory"
         bounds = Limits.of(cpus=1)
-        found = states.states(
-            bounds, probe.holds, kind, states.ask(bounds, kind, ())
-        )  # fmt: skip
+        found = states.states(bounds, probe.holds, kind, states.ask(bounds, kind, ()))
         kernel = sorted(probe.holds) + [one for one in _STORED if _by(found, one) == "kernel"]
         looked = [one for one in ("memory", "pids", *_STORED) if one not in kernel]
         detail = f"{rung.name}: {probe.detail}; the kernel holds {', '.join(kernel)}"

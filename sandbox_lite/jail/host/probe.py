@@ -7,17 +7,20 @@ import functools
 import json
 import os
 import platform
-import subprocess
+import re
 import tempfile
+from io import FileIO
 from pathlib import Path
 from typing import Literal
 
+from sandbox_lite.errors import LaunchError
 from sandbox_lite.jail import bwrap, places, seccomp
 from sandbox_lite.jail.host.blocked import Block, identify
 from sandbox_lite.jail.host.evidence import apparmor_profile, seccomp_filters
+from sandbox_lite.jail.native.nest import Plan, mounts
+from sandbox_lite.jail.nest import Nest
 from sandbox_lite.jail.orphans import kill_orphans
 from sandbox_lite.jail.owner import boot_id
-from sandbox_lite.jail.process import spawn
 
 Upper = Literal["tmpfs", "directory", "copy"]
 
@@ -71,17 +74,10 @@ def inner_bwrap(path: Path) -> tuple[tuple[str, ...], str]:
     return (*_libraries(), "--ro-bind", str(path), "/bwrap/bwrap"), "/bwrap/bwrap"
 
 
-def _probe_argv(
-    path: Path, skeleton: Path, script: str, filters: list[int], *, copy: bool
-) -> list[str]:
-    libraries, inner = inner_bwrap(path)
-    upper = ("--tmpfs", bwrap.UPPER, "--dir", "/upper/upper", "--dir", "/upper/work")
-    outer = bwrap.nest(lowers=[skeleton], uppers=None, mounts=())
-    own = bwrap.own(upper, control_bytes=1 << 20, shm_bytes=1 << 20)
+def _words(inner: str, status: int, script: str, filters: list[int], *, copy: bool) -> list[str]:
     return [
-        # the nest keeps what it mounts with; the inner bwrap of a user wants to start with nothing
-        str(path), *libraries, *outer, *own, "--cap-drop", "ALL", "--",
-        inner, *bwrap.namespaces(network_host=False), *bwrap.identity(hostname="probe"),
+        inner, "--json-status-fd", str(status),
+        *bwrap.namespaces(network_host=False), *bwrap.identity(hostname="probe"),
         *(bwrap.COPY if copy else bwrap.overlay(1)),
         *bwrap.devices(shm_bytes=1 << 20, hidden=hidden()), *_libraries(),
         *bwrap.environment({"PATH": "/usr/bin:/bin"}), *bwrap.filters(filters),
@@ -90,26 +86,49 @@ def _probe_argv(
 
 
 def _run_probe(path: Path, script: str, *, copy: bool = False) -> tuple[int, str]:
+    """Return how a script ended in a jail, and what was said; below zero there was no jail."""
     with contextlib.ExitStack() as held:
         skeleton = Path(
             held.enter_context(tempfile.TemporaryDirectory(prefix="sandbox-lite-probe-"))
         )
         (skeleton / "dir" / "below").mkdir(parents=True)
-        filters = []
-        for name in _FILTERS:
-            filters.append(seccomp.pipe_of(name))
-            held.callback(os.close, filters[-1])
-        process = spawn(
-            _probe_argv(path, skeleton, script, filters, copy=copy),
-            fds=filters, stderr=subprocess.PIPE,
-        )  # fmt: skip
+        libraries, inner = inner_bwrap(path)
+        outer = bwrap.nest(lowers=[skeleton], uppers=None, mounts=())
         try:
-            stderr = process.communicate(timeout=_PROBE_SECONDS)[1]
-        except subprocess.TimeoutExpired:
-            process.kill()
-            kill_orphans()
-            stderr = process.communicate()[1]
-        return process.returncode, stderr.decode(errors="replace")
+            nest = held.enter_context(contextlib.closing(Nest([str(path), *libraries, *outer])))
+        except LaunchError as error:
+            return -1, error.stderr
+        given, null = [], held.enter_context(open(os.devnull, "rb"))  # noqa: PTH123
+        for name in _FILTERS:
+            given.append(seccomp.pipe_of(name))
+            held.callback(os.close, given[-1])
+        errors, said = (held.enter_context(end) for end in _pipe())
+        status, ended = (held.enter_context(end) for end in _pipe())
+        upper = ("--tmpfs", bwrap.UPPER, "--dir", "/upper/upper", "--dir", "/upper/work")
+        own = bwrap.own(upper, control_bytes=1 << 20, shm_bytes=1 << 20)
+        words = _words(inner, ended.fileno(), script, given, copy=copy)
+        fds = {0: null.fileno(), 1: said.fileno(), 2: said.fileno(), ended.fileno(): ended.fileno()}
+        bird = nest.bear(
+            Plan(words=tuple(words), mounts=mounts(own, {}, {}),
+                 fds={**fds, **{fd: fd for fd in given}})
+        )  # fmt: skip
+        said.close()
+        ended.close()
+        if isinstance(bird, int):
+            return -1, os.strerror(bird)
+        with contextlib.closing(bird):
+            if not bird.ends(_PROBE_SECONDS):
+                bird.kill()
+                kill_orphans()
+        stderr = (errors.read(65536) or b"").decode(errors="replace")
+        code = re.search(rb'"exit-code": (\d+)', status.read(65536) or b"")
+        return (-1 if code is None else int(code[1])), stderr
+
+
+def _pipe() -> tuple[FileIO, FileIO]:
+    reader, writer = os.pipe2(os.O_CLOEXEC)
+    os.set_blocking(reader, False)
+    return FileIO(reader, "rb"), FileIO(writer, "wb")
 
 
 @functools.cache
