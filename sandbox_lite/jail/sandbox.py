@@ -97,13 +97,14 @@ class _Command:
     def printable(self) -> str:
         """Return both as one command that a person can paste."""
         files = dict(enumerate(self.filters, 8))
-        outer = self.outer
+        # the nest drops what it mounts with; a user's inner bwrap refuses to start with it
+        outer, dropped = self.outer, ("--cap-drop", "ALL")
         if self.several_ids:
             # in the place of our mapping from outside, util-linux's
             words = (word for word in outer if word != "--unshare-user")
-            outer = (*subids.unshare_words(), *words)
+            outer, dropped = (*subids.unshare_words(), *words), ()
         whole = (
-            *outer, *self.own, "--", *self.inner, *bwrap.environment(self.environment),
+            *outer, *self.own, *dropped, "--", *self.inner, *bwrap.environment(self.environment),
             *bwrap.filters(files), "--", "bash",
         )  # fmt: skip
         opened = (f"{fd}<{bwrap.printable([str(filter_path(name))])}" for fd, name in files.items())

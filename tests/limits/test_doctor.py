@@ -29,7 +29,7 @@ LAYERS = {
 LIKE_UBUNTU = """\
 abi <abi/4.0>,
 profile sandbox-lite-test flags=(attach_disconnected) {
-  / rw, /** rwlkm, network, unix, signal, ptrace, dbus, mount, umount, remount, pivot_root, mqueue,
+  / rwpix, /** rwlkm, network, unix, signal, ptrace, dbus, mount, umount, remount, pivot_root, mqueue,
   io_uring, change_profile, userns, capability, deny capability net_admin, /** pix,
 }
 """
