@@ -98,13 +98,13 @@ class _Command:
         """Return both as one command that a person can paste."""
         files = dict(enumerate(self.filters, 8))
         # the nest drops what it mounts with; a user's inner bwrap refuses to start with it
-        outer, dropped = self.outer, ("--cap-drop", "ALL")
+        outer: tuple[str, ...] = (*self.outer, "--cap-drop", "ALL")
         if self.several_ids:
             # in the place of our mapping from outside, util-linux's
-            words = (word for word in outer if word != "--unshare-user")
-            outer, dropped = (*subids.unshare_words(), *words), ()
+            words = (word for word in self.outer if word != "--unshare-user")
+            outer = (*subids.unshare_words(), *words)
         whole = (
-            *outer, *self.own, *dropped, "--", *self.inner, *bwrap.environment(self.environment),
+            *outer, *self.own, "--", *self.inner, *bwrap.environment(self.environment),
             *bwrap.filters(files), "--", "bash",
         )  # fmt: skip
         opened = (f"{fd}<{bwrap.printable([str(filter_path(name))])}" for fd, name in files.items())
