@@ -97,10 +97,11 @@ class _Command:
     def printable(self) -> str:
         """Return both as one command that a person can paste."""
         files = dict(enumerate(self.filters, 8))
-        outer = self.outer
+        # the nest drops what it mounts with; a user's inner bwrap refuses to start with it
+        outer: tuple[str, ...] = (*self.outer, "--cap-drop", "ALL")
         if self.several_ids:
             # in the place of our mapping from outside, util-linux's
-            words = (word for word in outer if word != "--unshare-user")
+            words = (word for word in self.outer if word != "--unshare-user")
             outer = (*subids.unshare_words(), *words)
         whole = (
             *outer, *self.own, "--", *self.inner, *bwrap.environment(self.environment),

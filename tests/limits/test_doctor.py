@@ -29,8 +29,8 @@ LAYERS = {
 LIKE_UBUNTU = """\
 abi <abi/4.0>,
 profile sandbox-lite-test flags=(attach_disconnected) {
-  / rw, /** rwlkm, network, unix, signal, ptrace, dbus, mount, umount, remount, pivot_root, mqueue,
-  io_uring, change_profile, userns, capability, deny capability net_admin, /** pix,
+  / rwpix, /** rwlkm, network, unix, signal, ptrace, dbus, mount, umount, remount, pivot_root,
+  mqueue, io_uring, change_profile, userns, capability, deny capability net_admin, /** pix,
 }
 """
 """As there a program may make user namespaces that are of no use, unless it has a profile."""

@@ -54,6 +54,7 @@ FULL = (
          "masked-proc", "systempaths=unconfined"),
         ("bwrap: Can't make overlay mount on /newroot/ with options lowerdir=/oldroot/lower/0: "
          "No such device", Evidence(), "overlay", "--allow-weaker overlay"),
+        ("bwrap: execvp /proc/self/fd/3: Permission denied", Evidence(), "exec-denied", "dmesg"),
         ("bwrap: Creating new namespace failed: Resource temporarily unavailable", Evidence(),
          "process-limit", "ulimit -u"),
         ("bwrap: Unexpected capabilities but not setuid, old file caps config?", Evidence(),

@@ -139,6 +139,12 @@ _LAYERS: tuple[_Layer, ...] = (
         remedy=remedy.masked_proc,
     ),
     _Layer(
+        name="exec-denied",
+        says=r"execvp /proc/self/fd/\d+: (Permission denied|Operation not permitted)",
+        what="a security module forbids to run a program from memory",
+        remedy="see which and why: sudo dmesg | grep -i denied, or ausearch -m avc",
+    ),
+    _Layer(
         name="overlay",
         says=r"[Oo]verlay.*(Invalid argument|not permitted|not supported|No such device|denied)",
         what="the kernel refuses an overlay here (before 5.11, without the module, or on top of "
