@@ -12,12 +12,14 @@ import hashlib
 import os
 import re
 import secrets
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sandbox_lite.errors import HostError, RootfsError
 from sandbox_lite.jail import places
+from sandbox_lite.jail.openat2 import IN_ROOT, NO_MAGICLINKS, openat2
 from sandbox_lite.jail.removal import remove_tree
 
 if TYPE_CHECKING:
@@ -67,14 +69,28 @@ def extra_certificates(bundle: bytes = b"") -> tuple[bytes, ...]:
     return tuple(one for one in found if one not in have)
 
 
-def trust(lowers: Sequence[Path]) -> Mapping[str, bytes]:
-    """Return the files that add the host's extra certificates to a rootfs's trust store."""
+def _read(lowers: Sequence[Path], name: str, *, of_host: bool = False) -> bytes | None:
+    """Return what a file of a rootfs holds, as it is seen inside; None where there is none.
+
+    The rootfs may be of others: its links must not lead to a file of the host's, nor a FIFO hold
+    us up. Those of the rootfs `host` lead into the host's /usr, which is shown inside.
+    """
+    resolve = 0 if of_host else IN_ROOT | NO_MAGICLINKS
     for lower in reversed(lowers):
-        with contextlib.suppress(OSError):
-            bundle = (lower / BUNDLE).read_bytes()
-            break
-    else:
-        bundle = b""
+        with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
+            root = os.open(lower, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            stack.callback(os.close, root)
+            flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+            fd = openat2(root, name.encode(), flags, resolve=resolve)
+            file = stack.enter_context(os.fdopen(fd, "rb"))
+            if stat.S_ISREG(os.fstat(fd).st_mode):
+                return file.read(_LIMIT_BYTES)
+    return None
+
+
+def trust(lowers: Sequence[Path], *, of_host: bool = False) -> Mapping[str, bytes]:
+    """Return the files that add the host's extra certificates to a rootfs's trust store."""
+    bundle = _read(lowers, BUNDLE, of_host=of_host) or b""
     extra = extra_certificates(bundle)
     if not extra:
         return {}
@@ -114,20 +130,14 @@ def account(lowers: Sequence[Path], name: str) -> Account:
     """
     if name == ROOT.name:
         return ROOT
-    for lower in reversed(lowers):
-        with contextlib.suppress(OSError):
-            # a link in a rootfs of others would lead to a file of the host's
-            fd = os.open(lower / "etc/passwd", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-            with os.fdopen(fd, encoding="utf-8", errors="replace") as file:
-                text = file.read(_LIMIT_BYTES)
-            for line in text.splitlines():
-                match = _ACCOUNT.fullmatch(line)
-                if match is not None and match[1] == name:
-                    return Account(
-                        name=name, uid=int(match[2]), gid=int(match[3]), home=match[4],
-                        shell=match[5] or ROOT.shell,
-                    )  # fmt: skip
-            break
+    text = (_read(lowers, "etc/passwd") or b"").decode("utf-8", "replace")
+    for line in text.splitlines():
+        match = _ACCOUNT.fullmatch(line)
+        if match is not None and match[1] == name:
+            return Account(
+                name=name, uid=int(match[2]), gid=int(match[3]), home=match[4],
+                shell=match[5] or ROOT.shell,
+            )  # fmt: skip
     raise RootfsError(
         f"this rootfs has no user {name!r}", hint="`standard` has `user`; all have `root`"
     )

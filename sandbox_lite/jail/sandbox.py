@@ -344,7 +344,7 @@ class Sandbox:
     def _command(self, path: Path, rootfs: Rootfs, upper: ArgvPart) -> _Command:
         """Join all parts to the one command that makes this sandbox."""
         spec = self.spec
-        trust = etc.trust(rootfs.lowers)
+        trust = etc.trust(rootfs.lowers, of_host=bool(rootfs.mounts))
         files = {"etc/hosts": etc.hosts(spec.hostname), **self._mode.files(), **trust}
         lowers = (*rootfs.lowers, etc.layer(files))
         account = etc.account(rootfs.lowers, spec.user)
