@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from sandbox_lite.errors import HostError, RootfsError
 from sandbox_lite.jail import places
-from sandbox_lite.jail.openat2 import IN_ROOT, openat2
+from sandbox_lite.jail.openat2 import IN_ROOT, NO_MAGICLINKS, openat2
 from sandbox_lite.jail.removal import remove_tree
 
 if TYPE_CHECKING:
@@ -53,13 +53,14 @@ _contents: dict[Path, tuple[tuple[int, ...], bytes]] = {}
 
 def _content(path: Path, root: Path | None = None) -> bytes:
     """Return what a regular file holds; in a rootfs of others a link may lead anywhere."""
-    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
     if root is None:
         fd = os.open(path, flags)
     else:
         top = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            fd = openat2(top, os.fsencode(path.relative_to(root)), flags, resolve=IN_ROOT)
+            below = os.fsencode(path.relative_to(root))
+            fd = openat2(top, below, flags, resolve=IN_ROOT | NO_MAGICLINKS)
         finally:
             os.close(top)
     with os.fdopen(fd, "rb") as file:
@@ -105,11 +106,17 @@ def _extra(bundle: bytes, sources: tuple[bytes, ...]) -> tuple[bytes, ...]:
     return tuple(one for one in found if one not in have)
 
 
-def trust(lowers: Sequence[Path]) -> Mapping[str, bytes]:
-    """Return the files that add the host's extra certificates to a rootfs's trust store."""
+def trust(lowers: Sequence[Path], *, of_host: bool = False) -> Mapping[str, bytes]:
+    """Return the files that add the host's extra certificates to a rootfs's trust store.
+
+    Args:
+        lowers: Its layers.
+        of_host: Whether it is the rootfs `host`, whose links lead into the host's /usr, which is
+            shown inside.
+    """
     for lower in reversed(lowers):
         with contextlib.suppress(OSError):
-            bundle = _content(lower / BUNDLE, lower)
+            bundle = _content(lower / BUNDLE, None if of_host else lower)
             break
     else:
         bundle = b""

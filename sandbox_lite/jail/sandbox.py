@@ -385,14 +385,14 @@ class Sandbox:
         files = {
             "etc/hosts": etc.hosts(self.spec.hostname),
             **self._mode.files(),
-            **etc.trust(rootfs.lowers),
+            **etc.trust(rootfs.lowers, of_host=bool(rootfs.mounts)),
         }
         return (*rootfs.lowers, etc.layer(files))
 
     def _command(self, path: Path, rootfs: Rootfs, upper: Upper) -> _Command:
         """Join all parts to the one command that makes this sandbox."""
         spec = self.spec
-        trust = etc.trust(rootfs.lowers)
+        trust = etc.trust(rootfs.lowers, of_host=bool(rootfs.mounts))
         lowers = self._lowers(rootfs)
         account = etc.account(rootfs.lowers, spec.user)
         person = {

@@ -2,31 +2,37 @@
 
 from __future__ import annotations
 
+import socket
+import urllib.request
 from typing import TYPE_CHECKING
 
 import pytest
 
-from sandbox_lite import Limits, Sandbox
+from sandbox_lite import Sandbox
 from sandbox_lite.jail.rootfs.store import Store
+from sandbox_lite.spec import Publish
 from tests.conftest import private_mirrors
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+EXPRESS, REDIS = 3000, 6379
 WORK = {
     "the paper's libraries": (
         "python -c 'import numpy, scipy, sympy, mpmath, matplotlib, IPython, chardet; print(42)'",
         "42",
     ),
     "apt": (
-        "apt-get update -qq && apt-get install -y -qq jq openbabel >/dev/null"
-        " && echo '{\"a\": 5}' | jq .a && obabel -:CCO -ocan",
+        "apt-get update -qq && apt-get install -y -qq nodejs npm >/dev/null"
+        " && apt-get install -y -qq redis-server default-jre-headless ecj ffmpeg gdb strace jq"
+        " openbabel >/dev/null && echo '{\"a\": 5}' | jq .a && obabel -:CCO -ocan",
         "5\nCCO",
     ),
     "pip": (
-        "pip install -q rdkit && python -c 'from rdkit import Chem;"
-        ' print(Chem.MolToSmiles(Chem.MolFromSmiles("C1=CC=CC=C1O")))\'',
-        "Oc1ccccc1",
+        "pip install -q pandas rdkit moviepy && python -c 'from rdkit import Chem;"
+        ' print(Chem.MolToSmiles(Chem.MolFromSmiles("C1=CC=CC=C1O")))\''
+        " && python -c 'import pandas; print(pandas.DataFrame({\"a\": [1, 2, 4]}).a.sum())'",
+        "Oc1ccccc1\n7",
     ),
     "venv and uv": (
         "python3 -m venv v && . v/bin/activate && pip install -q six && uv pip install -q idna"
@@ -45,23 +51,79 @@ WORK = {
         "hello",
     ),
     "useradd": ("useradd -m bob && grep -c ^bob: /etc/passwd && ls /home", "1\nbob"),
-    "Node.js": (
-        "apt-get install -y -qq nodejs >/dev/null && node -e 'console.log(\"from node\")'",
-        "from node",
-    ),
     "npm": (
-        "apt-get install -y -qq npm >/dev/null && mkdir n && cd n && npm init -y >/dev/null"
-        " && npm install --no-fund --no-audit is-number >/dev/null"
-        " && node -p 'require(\"is-number\")(5)'; cd ..",
-        "true",
+        "mkdir n && cd n && npm init -y >/dev/null"
+        " && npm install --no-fund --no-audit express >/dev/null"
+        " && node -p 'require(\"express/package.json\").name'; cd ..",
+        "express",
+    ),
+    "Express": (
+        "cd n && cat >server.js <<'END'\n"
+        'require("express")().get("/", (_, answer) => answer.send("from express"))'
+        f'.listen({EXPRESS}, "127.0.0.1")\n'
+        "END\n"
+        "(node server.js &>log &); cd .. && curl -sS --retry 100 --retry-delay 1 "
+        f"--retry-max-time 30 --retry-connrefused http://127.0.0.1:{EXPRESS}/",
+        "from express",
     ),
     "redis": (
-        "apt-get install -y -qq redis-server >/dev/null && redis-server --daemonize yes >/dev/null"
-        " && for i in $(seq 100); do redis-cli ping 2>/dev/null && break; sleep 0.1; done",
-        "PONG",
+        "redis-server --daemonize yes >/dev/null"
+        " && for i in $(seq 100); do redis-cli ping 2>/dev/null && break; sleep 0.1; done"
+        " && redis-cli set shown outside",
+        "PONG\nOK",
+    ),
+    "ffmpeg": (
+        "ffmpeg -v error -f lavfi -i testsrc=duration=2:size=64x48:rate=10 clip.mp4"
+        " && ffprobe -v error -show_entries stream=codec_name,nb_frames -of csv clip.mp4",
+        "stream,h264,20",
+    ),
+    "moviepy": (
+        "python -c 'from moviepy import VideoFileClip;"
+        ' VideoFileClip("clip.mp4").subclipped(0, 1).write_videofile("half.mp4", logger=None)\''
+        " && ffprobe -v error -show_entries stream=nb_frames -of csv half.mp4",
+        "stream,10",
+    ),
+    # of the JRE alone: the compiler is a Java program as well (Debian's own wrapper names a file
+    # that has moved)
+    "Java": (
+        "printf 'class Sum { public static void main(String[] a) {"
+        " System.out.println(java.util.stream.IntStream.range(0, 5).sum()); } }' >Sum.java"
+        " && java -cp /usr/share/java/eclipse-jdt-core-compiler-batch.jar"
+        " org.eclipse.jdt.internal.compiler.batch.Main -17 Sum.java && java Sum",
+        "10",
+    ),
+    "gdb": (
+        "printf 'int add(int a, int b) { return a + b; }\\n"
+        "int main(void) { return add(20, 22) != 42; }\\n' >add.c && gcc -g add.c -o add"
+        " && gdb -q -batch -ex 'break add' -ex run -ex 'print a' -ex 'print a + b' -ex continue"
+        " ./add",
+        "$1 = 20\n$2 = 42\n[Inferior 1",
+    ),
+    "gdb of a running program": (
+        "sleep 300 & gdb -q -batch -p $! -ex 'info proc' | grep cmdline; kill $!",
+        "cmdline = 'sleep 300'",
+    ),
+    "strace": (
+        "strace -f -e trace=openat -o calls sh -c 'cat /etc/hostname'"
+        " && grep -c /etc/hostname calls",
+        "sandbox\n1",
     ),
     "curl over TLS": ("curl -sSI https://pypi.org/simple/ | head -1", "HTTP/"),
 }
+
+
+def fetched_from_outside(port: int) -> str:
+    """Return what a server inside answers to a plain HTTP client on the host's loopback."""
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with direct.open(f"http://127.0.0.1:{port}/", timeout=10) as answer:
+        return str(answer.read().decode())
+
+
+def said_by_redis(port: int) -> bytes:
+    """Return what Redis answers on the host's loopback to whoever asks for a key."""
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
+        client.sendall(b"GET shown\r\nQUIT\r\n")
+        return client.makefile("rb").read()
 
 
 @pytest.mark.slow
@@ -71,15 +133,22 @@ def test_real_work_and_an_unchanged_rootfs(
 ) -> None:
     monkeypatch.setenv("SANDBOX_LITE_HOME", str(standard_home))
     before = Store().info("standard").digest
+    # no limits are named: those by default must do
     sandbox = Sandbox(
         "standard", network="packages", allow_private=private_mirrors(),
-        limits=Limits.of(timeout=200),
+        publish=[Publish(port=0, inner_port=EXPRESS), Publish(port=0, inner_port=REDIS)],
     )  # fmt: skip
     with sandbox:
         for name, (command, expected) in WORK.items():
             result = sandbox.run(command)
             assert result.ok, (name, result.output[-2000:])
             assert expected in result.stdout, (name, result.output[-2000:])
+        express, redis = (one.port for one in sandbox.enforcement.published)
+        assert fetched_from_outside(express) == "from express"
+        assert said_by_redis(redis) == b"$7\r\noutside\r\n+OK\r\n"
+    for port in (express, redis):
+        with pytest.raises(OSError, match="refused"):
+            said_by_redis(port)
     verified = Store().verify("standard")
     assert verified.ok
     assert verified.actual == before

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import pytest
@@ -51,6 +52,45 @@ def test_certificates_join_the_bundle_and_keys_do_not(bundle: Path, tmp_path: Pa
 def test_nothing_is_added_where_the_rootfs_knows_all(bundle: Path, tmp_path: Path) -> None:
     tree = rootfs(tmp_path, certificate("REVG") + certificate("QUJD"))
     assert etc.trust([tree]) == {}
+
+
+@pytest.mark.parametrize("through", ["absolute", "relative", "directory", "fifo"])
+def test_a_hostile_rootfs_is_read_as_from_inside(
+    bundle: Path, tmp_path: Path, through: str
+) -> None:
+    outside = tmp_path / "outside"
+    (outside / "ssl/certs").mkdir(parents=True)
+    (outside / "ssl/certs/ca-certificates.crt").write_text("secret of the host\n")
+    (outside / "passwd").write_text("planted:x:77:77::/home/planted:/bin/sh\n")
+    tree = tmp_path / "tree"
+    etc_inside = tree / "etc"
+    if through == "directory":
+        tree.mkdir()
+        etc_inside.symlink_to(outside)
+    else:
+        (etc_inside / "ssl/certs").mkdir(parents=True)
+        for name in ("ssl/certs/ca-certificates.crt", "passwd"):
+            up = "../" * 40 if through == "relative" else "/"
+            if through == "fifo":
+                os.mkfifo(etc_inside / name)
+            else:
+                (etc_inside / name).symlink_to(f"{up}{str(outside / name).lstrip('/')}")
+    assert b"secret" not in etc.trust([tree])[etc.BUNDLE]
+    with pytest.raises(RootfsError, match="no user 'planted'"):
+        etc.account([tree], "planted")
+    if through != "fifo":
+        # of this host's own files the links are followed
+        assert b"secret" in etc.trust([tree], of_host=True)[etc.BUNDLE]
+
+
+def test_links_within_a_rootfs_are_followed(bundle: Path, tmp_path: Path) -> None:
+    tree = rootfs(tmp_path, certificate("QUJD"))
+    (tree / etc.BUNDLE).rename(tree / "all.pem")
+    (tree / etc.BUNDLE).symlink_to("/all.pem")
+    assert etc.trust([tree])[etc.BUNDLE].decode() == certificate("QUJD") + certificate("REVG")
+    (tree / "people").write_text("planted:x:77:77::/home/planted:/bin/sh\n")
+    (tree / "etc/passwd").symlink_to("../people")
+    assert etc.account([tree], "planted").uid == 77
 
 
 def test_missing_and_unreadable_bundles_are_passed_over(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import socket
 import ssl
 from ipaddress import IPv4Address
 from typing import TYPE_CHECKING
@@ -11,7 +13,7 @@ import pytest
 
 from sandbox_lite.errors import SpecError
 from sandbox_lite.jail import network
-from sandbox_lite.jail.egress import addresses, hello, mirrors
+from sandbox_lite.jail.egress import addresses, hello, mirrors, outside
 from sandbox_lite.jail.egress.rules import Policy, Rule
 from sandbox_lite.jail.network import packages
 from sandbox_lite.jail.usernet import carriers, refused
@@ -213,3 +215,56 @@ def test_raw_packets_reach_what_the_proxies_would() -> None:
                 assert addresses.is_public(str(address)) is not closed, address
     for text in (carriers.OWN, carriers.GATEWAY, carriers.DNS):
         assert not addresses.is_public(text)
+
+
+async def asked(names: addresses.Names, host: str) -> int:
+    """Return how often the host's own resolver is asked while a name is looked up."""
+    count = 0
+    loop = asyncio.get_running_loop()
+    real = loop.getaddrinfo
+
+    async def counted(*words: object, **named: object) -> object:
+        nonlocal count
+        count += 1
+        return await real(*words, **named)  # type: ignore[arg-type]
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(loop, "getaddrinfo", counted)
+        assert await names.resolve(host, 80)
+    return count
+
+
+def test_a_name_is_looked_up_anew_only_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def look() -> None:
+        names = addresses.Names()
+        assert [await asked(names, "localhost") for _ in range(3)] == [1, 0, 0]
+        assert await asked(addresses.Names(), "localhost") == 1  # another sandbox's
+        names.forget("localhost", 80)
+        assert await asked(names, "localhost") == 1
+        for number in range(256):
+            await names.resolve(f"127.0.0.{number}", 80)
+        assert await asked(names, "localhost") == 1  # room was made
+        monkeypatch.setattr(addresses, "KEPT_SECONDS", 0.0)
+        assert await asked(names, "localhost") == 1
+
+    asyncio.run(look())
+
+
+def test_a_name_that_leads_nowhere_is_looked_up_anew() -> None:
+    async def look() -> None:
+        names = addresses.Names()
+        with socket.create_server(("127.0.0.1", 0)) as closed:
+            port = closed.getsockname()[1]
+        with pytest.raises(outside.UnreachableError):
+            await outside.connect(names, "localhost", port, private=True)
+        assert not names.known("localhost", port)
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            port = server.getsockname()[1]
+            streams = await outside.connect(names, "localhost", port, private=True)
+            streams[1].close()
+            assert names.known("localhost", port)
+            # what is kept is looked at again: who may reach it is another question
+            with pytest.raises(outside.RefusedError):
+                await outside.connect(names, "localhost", port, private=False)
+
+    asyncio.run(look())

