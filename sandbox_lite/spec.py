@@ -95,6 +95,9 @@ LimitName = Literal["memory", "cpus", "pids", "disk", "shm", "timeout", "wall", 
 LIMIT_NAMES: tuple[LimitName, ...] = (
     "memory", "cpus", "pids", "disk", "shm", "timeout", "wall", "output",
 )  # fmt: skip
+WeakerName = LimitName | Literal["overlay"]
+WEAKER_NAMES: tuple[WeakerName, ...] = (*LIMIT_NAMES, "overlay")
+"""What a caller may name as dispensable; without an overlay each sandbox gets a whole copy."""
 _FIELDS: dict[LimitName, str] = {
     "memory": "memory_bytes", "cpus": "cpus", "pids": "pids", "disk": "disk_bytes",
     "shm": "shm_bytes", "timeout": "timeout_seconds", "wall": "wall_seconds",
@@ -259,7 +262,7 @@ class PublishedPort:
     inner_port: int
 
 
-UpperKind = Literal["auto", "tmpfs", "directory"]
+UpperKind = Literal["auto", "tmpfs", "directory", "copy"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -285,9 +288,12 @@ class SandboxSpec:
     user: str = "root"
     """Whom everything inside belongs to and runs as: an account of the rootfs."""
     upper: UpperKind = "auto"
-    """Where writes go; `auto` takes a tmpfs where the kernel can, else a directory."""
-    allow_weaker: tuple[LimitName, ...] = ()
-    """Named limits that this host may hold less firmly, or not at all."""
+    """Where writes go; `auto` takes a tmpfs where the kernel can, else a directory.
+
+    `copy` is a directory with a copy of the whole rootfs, and needs no overlay."""
+    allow_weaker: tuple[WeakerName, ...] = ()
+    """Named limits that this host may hold less firmly, or not at all; and `overlay`, in whose
+    place `auto` then may take a copy where this host has none."""
     require: str | None = None
     """Who must hold the limits: `cgroup`, `cgroup2`, `cgroup1`; None takes the best there is."""
 
@@ -298,11 +304,11 @@ class SandboxSpec:
             raise SpecError(f"not a host name: {self.hostname!r}")
         if re.fullmatch(r"[a-z_][a-z0-9_-]{0,31}", self.user) is None:
             raise SpecError(f"not a user name: {self.user!r}")
-        unknown = set(self.allow_weaker) - set(LIMIT_NAMES)
+        unknown = set(self.allow_weaker) - set(WEAKER_NAMES)
         if unknown:
             raise SpecError(
                 f"allow_weaker names no limit: {', '.join(sorted(unknown))}",
-                hint=f"limits are: {', '.join(LIMIT_NAMES)}",
+                hint=f"it takes: {', '.join(WEAKER_NAMES)}",
             )
         for name, value in self.env.items():
             if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name) is None or "\0" in value:
@@ -313,14 +319,10 @@ class SandboxSpec:
 class ArgvPart:
     """What one mechanism adds to the command that starts a sandbox."""
 
-    prefix: tuple[str, ...] = ()
-    """Words in front of bwrap."""
-    outer: tuple[str, ...] = ()
-    """Arguments of the outer bwrap, which only holds mounts under neutral names."""
+    own: tuple[str, ...] = ()
+    """In the words of bwrap, what is mounted around the jail for this sandbox alone."""
     bwrap: tuple[str, ...] = ()
     """Arguments of the bwrap that makes the jail."""
-    fds: tuple[int, ...] = ()
-    """Descriptors that the arguments name."""
 
 
 class Outcome(StrEnum):
@@ -480,7 +482,7 @@ class Enforcement:
 
     rootfs: str
     """Name and digest."""
-    upper: Literal["tmpfs", "directory"]
+    upper: Literal["tmpfs", "directory", "copy"]
     network: str
     """The mode."""
     seccomp: tuple[str, ...]

@@ -21,8 +21,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sandbox_lite import Limits, Sandbox, SandboxLiteError
-from sandbox_lite.jail import bwrap, janitor, limits, process
+from sandbox_lite.jail import bwrap, limits
 from sandbox_lite.jail.limits import delegation
+from sandbox_lite.jail.native.nest import Plan
+from sandbox_lite.jail.nest import Bird, Nest
 from sandbox_lite.jail.programs import find_bwrap
 from sandbox_lite.jail.rootfs.store import Store
 
@@ -82,7 +84,7 @@ def bare_group() -> Path | None:
     return None
 
 
-def group_round(path: Path, times: Times) -> None:
+def group_round(path: Path, nest: Nest, times: Times) -> None:
     """Make a group and remove it; put a child into it, in the way that this host allows."""
 
     def make_and_remove() -> None:
@@ -93,28 +95,23 @@ def group_round(path: Path, times: Times) -> None:
     path.mkdir()
     try:
         group = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-        null = os.open(os.devnull, os.O_RDWR)
         try:
-            times.note("cgroup v2, bare: born there", lambda: _born(group, null))
-            times.note("the same program, without a group", lambda: _started(null))
+            times.note("cgroup v2, bare: born there", lambda: _born(nest, group))
+            times.note("the same program, without a group", lambda: _born(nest, None))
         finally:
             os.close(group)
-            os.close(null)
     finally:
         path.rmdir()
 
 
-def _born(group: int, null: int) -> None:
-    child = janitor.SHARED.bear(group, ["/bin/true"], fds=(), standard=(null, null, null))
-    assert child is not None, "it serves, and we are what we were"
-    child.wait()
+def _born(nest: Nest, group: int | None) -> None:
+    child = nest.bear(Plan(words=("/bin/true",), mounts=(), fds={}, group=group))
+    assert isinstance(child, Bird), "the group can be written"
+    child.ends(10)
+    child.close()
 
 
-def _started(null: int) -> None:
-    process.spawn(["/bin/true"], stdin=null, stdout=null, stderr=null, new_session=True).wait()
-
-
-def one_round(rootfs: str, tree: Path, times: Times) -> None:
+def one_round(rootfs: str, tree: Path, nest: Nest, times: Times) -> None:
     """Measure everything once, or a few times where it is quick."""
     times.note("plain bwrap, echo", lambda: plain(tree))
     unbounded = Sandbox(rootfs, limits=Limits.none())
@@ -122,7 +119,7 @@ def one_round(rootfs: str, tree: Path, times: Times) -> None:
     unbounded.close()
     group = bare_group()
     if group is not None:
-        group_round(group, times)
+        group_round(group, nest, times)
     sandbox = Sandbox(rootfs)
     times.note("start to first output", lambda: (sandbox.open(), sandbox.run("echo hi")))
     with sandbox_closed(sandbox, times):
@@ -149,13 +146,13 @@ def sandbox_closed(sandbox: Sandbox, times: Times) -> Iterator[None]:
 def measure(rootfs: str, runs: int) -> dict[str, list[float]]:
     """Return the milliseconds of every run of every measure."""
     tree = Store().resolve(rootfs).lowers[-1]
-    while not janitor.SHARED.serves():
-        time.sleep(0.01)
-    for _ in range(2):
-        one_round(rootfs, tree, Times())  # warms the caches
+    outer = [str(find_bwrap()), "--unshare-user", "--die-with-parent", "--dev-bind", "/", "/"]
     times = Times()
-    for _ in range(runs):
-        one_round(rootfs, tree, times)
+    with contextlib.closing(Nest([*outer, "--cap-add", "ALL"])) as nest:
+        for _ in range(2):
+            one_round(rootfs, tree, nest, Times())  # warms the caches
+        for _ in range(runs):
+            one_round(rootfs, tree, nest, times)
     return times.of
 
 

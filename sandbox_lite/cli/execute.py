@@ -16,12 +16,12 @@ from sandbox_lite import config
 from sandbox_lite.cli import transfer
 from sandbox_lite.cli.terminal import emit, say_in_force, status
 from sandbox_lite.errors import SpecError
-from sandbox_lite.spec import LIMIT_NAMES, Mount, Outcome, Publish, format_size
+from sandbox_lite.spec import WEAKER_NAMES, Mount, Outcome, Publish, format_size
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from sandbox_lite.spec import CommandResult, Enforcement, LimitName
+    from sandbox_lite.spec import CommandResult, Enforcement, WeakerName
 
 TIMED_OUT = 124
 """As of timeout(1)."""
@@ -75,7 +75,9 @@ Wall = Annotated[
 Weaker = Annotated[
     list[str] | None,
     typer.Option(
-        "--allow-weaker", metavar="LIMIT", help="Go on where this host cannot hold that limit."
+        "--allow-weaker",
+        metavar="LIMIT",
+        help="Go on where this host cannot hold that limit; or where it has no overlay.",
     ),
 ]
 Env = Annotated[
@@ -277,18 +279,18 @@ def _argv(words: Sequence[str], line: str | None) -> list[str]:
     return list(words)
 
 
-def weaker(given: Sequence[str] | None) -> tuple[LimitName, ...]:
-    """Return the limits that `--allow-weaker` named.
+def weaker(given: Sequence[str] | None) -> tuple[WeakerName, ...]:
+    """Return the limits that `--allow-weaker` named, and `overlay` if it did.
 
     Raises:
         SpecError: One of them is no limit.
     """
     for name in given or ():
-        if name not in LIMIT_NAMES:
+        if name not in WEAKER_NAMES:
             raise SpecError(
-                f"--allow-weaker: no limit {name!r}", hint=f"one of: {', '.join(LIMIT_NAMES)}"
+                f"--allow-weaker: no limit {name!r}", hint=f"one of: {', '.join(WEAKER_NAMES)}"
             )
-    return tuple(name for name in LIMIT_NAMES if name in (given or ()))
+    return tuple(name for name in WEAKER_NAMES if name in (given or ()))
 
 
 def met(result: CommandResult, enforcement: Enforcement) -> list[str]:

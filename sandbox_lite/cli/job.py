@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from sandbox_lite.cli.view import View
     from sandbox_lite.config import Settings
     from sandbox_lite.jail.transfer import TransferReport
-    from sandbox_lite.spec import Publish
+    from sandbox_lite.spec import Publish, WeakerName
 
 FORMAT = 1
 """Of `run.json`."""
@@ -51,6 +51,7 @@ class Job:
     run_dir: Path | None = None
     """Where the run is kept; None is a fresh one below `settings.runs_dir`."""
     publish: tuple[Publish, ...] = ()
+    allow_weaker: tuple[WeakerName, ...] = ()
     default_network: str = "web"
     """Where the settings name none: the outside is half of what a computer is good for."""
     api_key: str | None = dataclasses.field(default=None, repr=False)
@@ -84,7 +85,7 @@ def perform(job: Job, view: View) -> JobResult:
     sandbox = Sandbox(
         settings.rootfs, network=settings.network_or(job.default_network), allow=settings.allow,
         allow_private=settings.allow_private, publish=job.publish, workdir=prompt.working_dir,
-        limits=settings.limits(settings.timeout),
+        limits=settings.limits(settings.timeout), allow_weaker=job.allow_weaker,
     )  # fmt: skip
     with Model(_model_settings(job)) as model, sandbox:
         transfer.send(sandbox, job.input_dir, prompt.input_dir)

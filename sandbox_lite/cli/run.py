@@ -20,7 +20,9 @@ from sandbox_lite.cli.execute import (
     Ports,
     Rootfs,
     Wall,
+    Weaker,
     ports,
+    weaker,
 )
 from sandbox_lite.cli.terminal import fail
 from sandbox_lite.errors import SpecError
@@ -60,6 +62,7 @@ def run(
     pids: Pids = None,
     disk: Disk = None,
     wall: Wall = None,
+    allow_weaker: Weaker = None,
     prompt: Annotated[
         str | None, typer.Option(metavar="FILE", help="What the model is told (TOML).")
     ] = None,
@@ -136,6 +139,7 @@ def run(
         output_dir=output_dir,
         run_dir=run_dir,
         publish=ports(publish),
+        allow_weaker=weaker(allow_weaker),
     )
     result = perform(job, view.choose(as_json=as_json))
     if result.error is not None:

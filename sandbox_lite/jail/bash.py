@@ -71,6 +71,7 @@ class Bash:
             except BaseException:
                 # without its FIFOs it would wait at one of them as long as the sandbox lives
                 self.kill()
+                self.forget()
                 raise
             self._stack = stack.pop_all()
 
@@ -91,7 +92,8 @@ class Bash:
         self._commands, self._status, self._states = fifo("command"), fifo("status"), fifo("state")
         self.terminal, self.terminal_number = self._supervisor.open_terminal()
         stack.callback(os.close, self.terminal)
-        self._child = self._supervisor.start_shell(self.key, self.terminal_number)
+        rc = self._supervisor.where(self.key, "rc")
+        self._child = self._supervisor.start_shell(rc, self.terminal)
         if self._child.pidfd is not None:
             stack.callback(os.close, self._child.pidfd)
 
@@ -106,7 +108,7 @@ class Bash:
         except (pexpect.EOF, pexpect.TIMEOUT) as error:
             raise LaunchError(
                 f"bash did not start in the sandbox ({type(error).__name__})",
-                hint="does the rootfs have bash and setsid (util-linux)?",
+                hint="does the rootfs have bash?",
             ) from None
         fcntl.ioctl(self.terminal, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, COLUMNS, 0, 0))
         modes = termios.tcgetattr(self.terminal)
@@ -147,6 +149,10 @@ class Bash:
         """Kill it; what it started stays."""
         if self._child.pidfd is not None:
             pidfd_signal(self._child.pidfd, signal.SIGKILL)
+
+    def forget(self) -> None:
+        """Never ask how it ended."""
+        self._supervisor.forget(self._child.key)
 
     def exit_code(self) -> int:
         """Return how it ended, which it must have."""

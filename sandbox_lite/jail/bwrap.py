@@ -20,6 +20,9 @@ CONTROL = "/run/sandbox-lite"
 LOWER, UPPER, HELD, MOUNTS, SHM = "/lower", "/upper", "/control", "/mounts", "/shm"
 """Names in the outer mount namespace: the jail's mountinfo shows them instead of host paths."""
 
+COPY = ("--bind", f"{UPPER}/upper", "/")
+"""The root where no overlay can be had: the upper layer holds a copy of the lower ones."""
+
 
 def namespaces(*, network_host: bool) -> tuple[str, ...]:
     """Return the words that unshare everything, but for the network where it is the host's."""
@@ -107,34 +110,53 @@ def mount(one: Mount, number: int) -> tuple[str, ...]:
     return (option, f"{MOUNTS}/{number}", one.target)
 
 
-def holder(
-    *,
-    lowers: Sequence[Path],
-    upper: Sequence[str],
-    mounts: Sequence[Mount],
-    control_bytes: int,
-    shm_bytes: int | None = None,
+UPPERS = "/uppers"
+"""Where the nest finds the directories of all upper layers on disk."""
+
+
+def nest(
+    *, lowers: Sequence[Path], uppers: Path | None, mounts: Sequence[Mount]
 ) -> tuple[str, ...]:
     """Return the words for the outer bwrap: it holds every source under a neutral name.
 
     Binds and overlays show their source in the jail's mountinfo. In a mount namespace of their
     own the rootfs is `/lower/0` and the upper layer `/upper`, wherever they are on the host, and
-    the host's mounts, each of which makes every start slower, are gone.
+    the host's mounts, each of which makes every start slower, are gone. What is one sandbox's
+    alone, see `own`, is mounted in a copy of that namespace.
     """
     # the kernel lets a user namespace mount a new /proc only where a whole one is visible already
     words = ["--unshare-user", "--die-with-parent", "--bind", "/proc", "/proc"]
+    # it mounts for every sandbox
+    words += ["--cap-add", "ALL"]
     # bwrap itself works below /tmp
-    words += ["--dev-bind", "/dev", "/dev", "--dir", "/tmp"]
+    words += ["--dev-bind", "/dev", "/dev"]
+    words += [word for path in ("/tmp", UPPER, SHM, HELD) for word in ("--dir", path)]
     for number, path in enumerate(lowers):
         words += ["--ro-bind", str(path), f"{LOWER}/{number}"]
+    if uppers is not None:
+        words += ["--bind", str(uppers), UPPERS]
     for number, one in enumerate(mounts):
         if one.source is not None:
             option = "--bind" if one.mode == "bind" else "--ro-bind"
             words += [option, str(one.source), f"{MOUNTS}/{number}"]
-    words += upper
-    words += [*sized(shm_bytes), "--perms", "1777", "--tmpfs", SHM]
-    words += [*sized(control_bytes), "--perms", "0755", "--tmpfs", HELD]
     return tuple(words)
+
+
+def own(
+    upper: Sequence[str], *, control_bytes: int, shm_bytes: int | None = None
+) -> tuple[str, ...]:
+    """Return the words for what is mounted around the jail for one sandbox alone.
+
+    Args:
+        upper: Those of its upper layer.
+        control_bytes: Size of the control directory.
+        shm_bytes: Size of /dev/shm; None is what the kernel gives, half the memory.
+    """
+    return (
+        *upper,
+        *sized(shm_bytes), "--perms", "1777", "--tmpfs", SHM,
+        *sized(control_bytes), "--perms", "0755", "--tmpfs", HELD,
+    )  # fmt: skip
 
 
 def printable(argv: Sequence[str]) -> str:

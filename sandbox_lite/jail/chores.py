@@ -1,9 +1,8 @@
 """The janitor's own process: keeps a list until its program ends, and does what needs one thread.
 
 Orders come one to a message: `+path` of a directory, `*path` of a control group, `-path` of what is
-gone; `#` sets what bwrap cannot in a jail's namespaces, `!` has a program born in its control
-group, `~` sockets made in a jail's network, `=` its interface set up. Nothing but the standard
-library is needed here.
+gone; `#` opens low ports in a jail's network, `~` has sockets made in it, `=` its interface set up.
+Nothing but the standard library is needed here.
 """
 
 from __future__ import annotations
@@ -16,14 +15,14 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sandbox_lite.jail import born, group, inodes, netns
+from sandbox_lite.jail import group, netns, ports
 from sandbox_lite.jail.orphans import kill_orphans, siblings
 from sandbox_lite.jail.removal import remove_tree
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-READY, DISMISSAL, BIRTH, SOCKETS, TAP = b"ready", b".", b"!", b"~", b"="
+READY, DISMISSAL, SOCKETS, TAP = b"ready", b".", b"~", b"="
 
 _PATIENCE_SECONDS = 10.0
 _RETRY_SECONDS = 0.05
@@ -39,7 +38,6 @@ def serve() -> None:
     """Be the janitor: read until the program ends, then remove what is on the list."""
     watched: dict[bytes, bytes] = {}
     dismissed = False
-    born.reset_signals()
     with socket.socket(fileno=0) as orders:
         _answer(orders, READY)
         while True:
@@ -52,9 +50,7 @@ def serve() -> None:
             elif sign == b"-":
                 watched.pop(path, None)
             elif sign == b"#":
-                inodes.bound(path)
-            elif sign == BIRTH:
-                _answer(orders, _born(path, fds))
+                ports.open_low(path)
             elif sign == SOCKETS:
                 _do_inside(netns.answer, path, fds, orders)
             elif sign == TAP:
@@ -94,19 +90,6 @@ def _answer(orders: socket.socket, text: bytes) -> None:
     # whoever asked may be gone, of which the next order tells
     with contextlib.suppress(OSError):
         orders.send(text, socket.MSG_NOSIGNAL)
-
-
-def _born(order: bytes, fds: list[int]) -> bytes:
-    """Carry out `NUMBER...`, NUL, and the words of a program, each after a NUL; say its pid."""
-    place, *given = fds
-    numbers, *argv = order.split(b"\0")
-    try:
-        return b"%d" % born.bear(place, argv, [int(word) for word in numbers.split()], given)
-    except OSError as error:
-        return b"no: " + os.fsencode(error.strerror or "")
-    finally:
-        for fd in fds:
-            os.close(fd)
 
 
 def _do_inside(

@@ -7,17 +7,20 @@ kernel refuses on a mount point.
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import hashlib
 import os
 import re
 import secrets
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sandbox_lite.errors import HostError, RootfsError
 from sandbox_lite.jail import places
+from sandbox_lite.jail.openat2 import IN_ROOT, openat2
 from sandbox_lite.jail.removal import remove_tree
 
 if TYPE_CHECKING:
@@ -44,6 +47,32 @@ def _certificates(data: bytes) -> tuple[bytes, ...]:
     return tuple(found)
 
 
+_contents: dict[Path, tuple[tuple[int, ...], bytes]] = {}
+"""What was read of a file, and what it then was: every start asks for the same few."""
+
+
+def _content(path: Path, root: Path | None = None) -> bytes:
+    """Return what a regular file holds; in a rootfs of others a link may lead anywhere."""
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
+    if root is None:
+        fd = os.open(path, flags)
+    else:
+        top = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fd = openat2(top, os.fsencode(path.relative_to(root)), flags, resolve=IN_ROOT)
+        finally:
+            os.close(top)
+    with os.fdopen(fd, "rb") as file:
+        found = os.fstat(fd)
+        if not stat.S_ISREG(found.st_mode):
+            raise FileNotFoundError(errno.ENOENT, "no regular file", str(path))
+        state = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+        known = _contents.get(path)
+        if known is None or known[0] != state:
+            known = _contents[path] = (state, file.read(_LIMIT_BYTES))
+        return known[1]
+
+
 def _sources() -> Iterator[Path]:
     for anchor in _ANCHORS:
         with contextlib.suppress(OSError):
@@ -58,12 +87,21 @@ def _sources() -> Iterator[Path]:
 
 def extra_certificates(bundle: bytes = b"") -> tuple[bytes, ...]:
     """Return the CA certificates, in PEM, that this host trusts beside those of a bundle."""
-    have = set(_certificates(bundle))
-    found: dict[bytes, None] = {}
+    return _extra(bundle, _source_contents())
+
+
+def _source_contents() -> tuple[bytes, ...]:
+    found = []
     for path in _sources():
         with contextlib.suppress(OSError):
-            with path.open("rb") as file:
-                found.update(dict.fromkeys(_certificates(file.read(_LIMIT_BYTES))))
+            found.append(_content(path))
+    return tuple(found)
+
+
+@functools.lru_cache(maxsize=8)
+def _extra(bundle: bytes, sources: tuple[bytes, ...]) -> tuple[bytes, ...]:
+    have = set(_certificates(bundle))
+    found = dict.fromkeys(one for source in sources for one in _certificates(source))
     return tuple(one for one in found if one not in have)
 
 
@@ -71,11 +109,16 @@ def trust(lowers: Sequence[Path]) -> Mapping[str, bytes]:
     """Return the files that add the host's extra certificates to a rootfs's trust store."""
     for lower in reversed(lowers):
         with contextlib.suppress(OSError):
-            bundle = (lower / BUNDLE).read_bytes()
+            bundle = _content(lower / BUNDLE, lower)
             break
     else:
         bundle = b""
-    extra = extra_certificates(bundle)
+    return _trusted(bundle, _source_contents())
+
+
+@functools.lru_cache(maxsize=8)
+def _trusted(bundle: bytes, sources: tuple[bytes, ...]) -> Mapping[str, bytes]:
+    extra = _extra(bundle, sources)
     if not extra:
         return {}
     files = {BUNDLE: bundle.rstrip(b"\n") + b"\n" + b"".join(extra)}
@@ -116,10 +159,7 @@ def account(lowers: Sequence[Path], name: str) -> Account:
         return ROOT
     for lower in reversed(lowers):
         with contextlib.suppress(OSError):
-            # a link in a rootfs of others would lead to a file of the host's
-            fd = os.open(lower / "etc/passwd", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-            with os.fdopen(fd, encoding="utf-8", errors="replace") as file:
-                text = file.read(_LIMIT_BYTES)
+            text = _content(lower / "etc/passwd", lower).decode(errors="replace")
             for line in text.splitlines():
                 match = _ACCOUNT.fullmatch(line)
                 if match is not None and match[1] == name:
@@ -140,17 +180,22 @@ def hosts(hostname: str) -> bytes:
     ).encode()
 
 
+@functools.lru_cache(maxsize=64)
+def _digest(files: tuple[tuple[str, bytes], ...]) -> str:
+    digest = hashlib.sha256()
+    for name, data in files:
+        digest.update(f"{name}\0{len(data)}\0".encode() + data)
+    return digest.hexdigest()[:24]
+
+
 def layer(files: Mapping[str, bytes]) -> Path:
     """Return the directory of a lower layer with these files, made once and shared.
 
     Raises:
         HostError: The cache cannot be written.
     """
-    digest = hashlib.sha256()
-    for name, data in sorted(files.items()):
-        digest.update(f"{name}\0{len(data)}\0".encode() + data)
     base = places.cache_dir() / "layers"
-    path = base / digest.hexdigest()[:24]
+    path = base / _digest(tuple(sorted(files.items())))
     if path.is_dir():
         return path
     stage = base / f".{os.getpid()}-{secrets.token_hex(4)}"

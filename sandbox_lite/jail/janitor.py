@@ -16,15 +16,10 @@ import struct
 import sys
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from sandbox_lite.errors import HostError
 from sandbox_lite.jail import process
-from sandbox_lite.jail.born import Born, inheritance
-from sandbox_lite.jail.chores import BIRTH, DISMISSAL, READY, SOCKETS, TAP
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+from sandbox_lite.jail.chores import DISMISSAL, READY, SOCKETS, TAP
 
 _MOST_SOCKETS = 64
 _PATIENCE = struct.pack("ll", 30, 0)
@@ -43,12 +38,9 @@ class _Running:
     """One janitor process, and our end of its socket."""
 
     def __init__(self) -> None:
-        self.inheritance = inheritance()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             try:
-                # Children that it bears for us are children of the thread that started it, and die
-                # with it: it must be the one that outlives all others.
                 child = process.spawn(
                     [sys.executable, "-I", "-S", "-c", _PROGRAM, str(Path(__file__).parents[2])],
                     stdin=theirs.fileno(),
@@ -64,13 +56,6 @@ class _Running:
         self.socket = ours
         self.pid = child.pid
         self._ready = False
-
-    def is_ready(self) -> bool:
-        """Return whether it has begun to serve, without waiting for that."""
-        if not self._ready:
-            with contextlib.suppress(BlockingIOError):
-                self._ready = self.socket.recv(64, socket.MSG_DONTWAIT) == READY
-        return self._ready
 
     def await_ready(self) -> None:
         """Wait until it serves, or has ended."""
@@ -112,38 +97,6 @@ class Janitor:
         if self._running is None:
             self._running = _Running()
         return self._running
-
-    def bear(
-        self, group: int, argv: Sequence[str], *, fds: Sequence[int], standard: tuple[int, int, int]
-    ) -> Born | None:
-        """Start a program in its control group, in a session of its own, without environment.
-
-        Args:
-            group: Descriptor of the group's directory.
-            argv: The program, by its path, and its arguments.
-            fds: Descriptors it inherits under their own numbers; all others are closed.
-            standard: Its standard input, output and error.
-
-        Returns:
-            Our running child; None where it must be started otherwise: the janitor is not there
-            yet or has ended, we are no longer what we were when it began, or the kernel does not
-            do it (before Linux 5.7, or where the nearest group above both is not ours).
-        """
-        with self._lock:
-            running = self._running
-            if running is None or not running.is_ready() or running.inheritance != inheritance():
-                return None
-            numbers = (0, 1, 2, *fds)
-            order = b"\0".join(
-                (BIRTH + b" ".join(b"%d" % n for n in numbers), *(os.fsencode(w) for w in argv))
-            )
-            try:
-                socket.send_fds(running.socket, [order], [group, *standard, *fds])
-                answer = running.socket.recv(64)
-            except OSError:
-                self._renewed()  # its answer may still come, and would be taken for another's
-                return None
-            return Born(int(answer), argv) if answer.isdigit() else None
 
     def sockets(self, namespace: int, order: str) -> list[socket.socket]:
         """Return sockets made in a network namespace: `listen PORT`, one, or `connect COUNT`.
@@ -203,17 +156,14 @@ class Janitor:
         """Have a control group emptied and removed when this program ends."""
         self._say(b"*" + os.fsencode(path))
 
-    def set_namespaces(self, holder: int, first: int, mounts: Mapping[str, int]) -> None:
-        """Have set in a sandbox's namespaces what bwrap cannot; done a moment later.
+    def open_low_ports(self, holder: int, first: int) -> None:
+        """Have low ports opened to everybody in a sandbox's network; done a moment later.
 
         Args:
-            holder: The process in whose namespaces its tmpfs are mounted.
-            first: A process in its own network, where low ports become everybody's; 0 if it has
-                none.
-            mounts: How many files each tmpfs takes, by its path; `os.fstatvfs` tells when.
+            holder: A process in the user namespace around the jail.
+            first: One in the jail's own network.
         """
-        pairs = b"".join(b" %d %s" % (count, os.fsencode(path)) for path, count in mounts.items())
-        self._say(b"#%d %d%s" % (holder, first, pairs))
+        self._say(b"#%d %d" % (holder, first))
 
     def forget(self, path: Path) -> None:
         """Watch a directory no longer: it is gone."""
@@ -223,11 +173,6 @@ class Janitor:
         """Start it now, so that it is there should this program be killed."""
         with self._lock:
             self._started()
-
-    def serves(self) -> bool:
-        """Start it where it does not run, and return whether it has begun to take orders."""
-        with self._lock:
-            return self._started().is_ready()
 
     @property
     def pid(self) -> int:

@@ -1,4 +1,4 @@
-"""From one command to a running process 1: descriptors, status of both bwraps, and the way back."""
+"""From one command to a running process 1: descriptors, status of bwrap, and the way back."""
 
 from __future__ import annotations
 
@@ -7,44 +7,45 @@ import json
 import os
 import select
 import signal
-import subprocess
+import socket
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import FileIO
 from typing import TYPE_CHECKING
 
 from sandbox_lite.errors import LaunchError, SandboxClosedError
-from sandbox_lite.jail import janitor, seccomp
+from sandbox_lite.jail import native, seccomp
 from sandbox_lite.jail.bwrap import HELD
+from sandbox_lite.jail.native.nest import Plan
+from sandbox_lite.jail.nest import Bird
 from sandbox_lite.jail.orphans import kill_orphans
-from sandbox_lite.jail.process import pidfd_signal, spawn
+from sandbox_lite.jail.process import pidfd_signal
 from sandbox_lite.jail.supervisor import Control, Supervisor
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
-    from sandbox_lite.jail.process import Process
+    from sandbox_lite.jail.limits.backend import Box
+    from sandbox_lite.jail.nest import Nest
 
 START_SECONDS = 60.0
 _CLOSE_SECONDS = 30.0
+_PLACE = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LaunchFds:
     """Descriptors whose numbers the command names."""
 
-    outer_status: int
-    inner_status: int
-    block: int
-    """The outer bwrap waits for it before it becomes the inner one."""
+    status: int
     seccomp: tuple[int, ...]
     """One for each filter."""
-    arguments: int
-    """Holds further words for the inner bwrap, each ended by a NUL."""
+    first: int
+    """The program that becomes process 1."""
 
     def numbers(self) -> tuple[int, ...]:
         """Return all of them."""
-        return (self.outer_status, self.inner_status, self.block, self.arguments, *self.seccomp)
+        return (self.status, self.first, *self.seccomp)
 
 
 def _pipe(readers: contextlib.ExitStack, writers: contextlib.ExitStack) -> tuple[FileIO, FileIO]:
@@ -60,18 +61,8 @@ def _pipe(readers: contextlib.ExitStack, writers: contextlib.ExitStack) -> tuple
     return ends
 
 
-def _memory(stack: contextlib.ExitStack, data: bytes) -> int:
-    fd = os.memfd_create("arguments")
-    stack.callback(os.close, fd)
-    view = memoryview(data)
-    while view:
-        view = view[os.write(fd, view) :]
-    os.lseek(fd, 0, os.SEEK_SET)
-    return fd
-
-
-def _read_child_pid(fd: int, deadline: float, name: str) -> int:
-    """Return the pid in the first JSON object of a bwrap's status descriptor."""
+def _read_child_pid(fd: int, deadline: float) -> int:
+    """Return the pid in the first JSON object of bwrap's status descriptor."""
     text = b""
     # the JSON may arrive in pieces
     while b"}" not in text:
@@ -79,140 +70,132 @@ def _read_child_pid(fd: int, deadline: float, name: str) -> int:
         poll.register(fd, select.POLLIN)
         left = deadline - time.monotonic()
         if left <= 0 or not poll.poll(left * 1000):
-            raise LaunchError(f"the {name} bwrap did not start in time")
+            raise LaunchError("bwrap did not start in time")
         data = os.read(fd, 4096)
         if not data:
-            raise LaunchError(f"the {name} bwrap ended before the sandbox was there")
+            raise LaunchError("bwrap ended before the sandbox was there")
         text += data
     return int(json.loads(text[: text.index(b"}") + 1])["child-pid"])
 
 
 def launch(
     stack: contextlib.ExitStack,
-    argv_of: Callable[[LaunchFds], Sequence[str]],
+    argv_of: Callable[[LaunchFds], tuple[str, ...]],
     *,
+    nest: Nest,
+    mounts: tuple[tuple[str, str], ...],
     filter_names: Sequence[seccomp.FilterName],
-    group: int | None,
-    spawning: Callable[[], contextlib.AbstractContextManager[None]],
-    enter: Callable[[int], None],
+    box: Box,
     protect: Callable[[int, int], None],
-    hidden: Sequence[str] = (),
-    fds: Sequence[int] = (),
+    environment: Mapping[str, str],
+    workdir: str,
 ) -> Supervisor:
     """Start a sandbox and wait for its process 1; all that it holds goes with `stack`.
 
     Args:
         stack: Closes the descriptors, kills process 1 and waits for bwrap.
         argv_of: Makes the command from the numbers of the descriptors.
+        nest: Where it is born.
+        mounts: What is mounted for it alone, as the nest takes it.
         filter_names: The system call filters to load.
-        group: Descriptor of the control group to be born in, if there is one.
-        spawning: Gives the context in which a thread starts the first bwrap.
-        enter: Takes in the process that becomes the sandbox, before it can start another.
-        protect: Is given the outer bwrap's child and process 1, before that is asked for anything.
-        hidden: Words for the inner bwrap that `ps` on the host must not show.
-        fds: Further descriptors that the command names.
+        box: Who holds its limits, and takes it in before it can start another process.
+        protect: Is given the bwrap and process 1, before that is asked for anything.
+        environment: Of every program inside.
+        workdir: Where programs start.
 
     Returns:
         The host's end of process 1.
 
     Raises:
         LaunchError: It did not start; `stderr` is what bwrap said.
-        HostError: `enter` or `protect` could not do it.
+        HostError: `box` or `protect` could not do it.
     """
     deadline = time.monotonic() + START_SECONDS
-    children: list[Process] = []
-
-    def own(process: Process) -> None:
-        children.append(process)
-        stack.callback(_reap, process)
-
-    # Unwound before `stack`: once `ours` has closed the requests, process 1 ends by itself. What
+    # Unwound before `stack`: once `ours` has closed the channel, process 1 ends by itself. What
     # bwrap reports is read until it has ended: SIGPIPE would kill it in the middle of its start.
     with contextlib.ExitStack() as ours:
-        outer_read, outer_write = _pipe(stack, ours)
-        inner_read, inner_write = _pipe(stack, ours)
-        reports, reports_write = _pipe(stack, ours)
-        requests_read, requests = _pipe(ours, ours)
-        blocked, unblock = _pipe(ours, ours)
+        status, status_write = _pipe(stack, ours)
         errors, errors_write = _pipe(stack, ours)
+        channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.callback(channel.close)
+        ours.callback(theirs.close)
         filters = []
         for name in filter_names:
             filters.append(seccomp.pipe_of(name))
             ours.callback(os.close, filters[-1])
         named = LaunchFds(
-            outer_status=outer_write.fileno(),
-            inner_status=inner_write.fileno(),
-            block=blocked.fileno(),
+            status=status_write.fileno(),
             seccomp=tuple(filters),
-            arguments=_memory(ours, b"".join(os.fsencode(word) + b"\0" for word in hidden)),
+            first=native.descriptor("first"),
         )
         argv = argv_of(named)
-        # A session of its own: Ctrl-C of a terminal goes to every process of the foreground group;
-        # it is ours to interrupt the command, and the sandbox must outlive it.
-        standard = requests_read.fileno(), reports_write.fileno(), errors_write.fileno()
-        passed = (*named.numbers(), *fds)
-        child = None
-        if group is not None:
-            child = janitor.SHARED.bear(group, argv, fds=passed, standard=standard)
-        if child is not None:
-            own(child)
-        else:
-            stdin, stdout, stderr = standard
-            spawn(
-                argv, fds=passed, stdin=stdin, stdout=stdout, stderr=stderr,
-                new_session=True, within=spawning, own=own,
-            )  # fmt: skip
+        said = errors_write.fileno()
+        fds = {0: theirs.fileno(), 1: said, 2: said, **{n: n for n in named.numbers()}}
+        bird = _born(ours, nest, box, Plan(words=argv, mounts=mounts, fds=fds))
+        stack.callback(_reap, bird)
         try:
             # only the jail holds these ends from here on: its death shows as end of file
-            for end in (outer_write, inner_write, reports_write, errors_write):
+            for end in (status_write, theirs, errors_write):
                 end.close()
-            holder = _read_child_pid(outer_read.fileno(), deadline, "outer")
-            enter(holder)
-            unblock.close()
-            first = _read_child_pid(inner_read.fileno(), deadline, "inner")
-            pidfd = _own(stack, first)
-            protect(holder, first)
-            supervisor = _supervisor(stack, holder, first, pidfd, requests, reports)
+            pid = _read_child_pid(status.fileno(), deadline)
+            pidfd = _own(stack, pid)
+            protect(bird.pid, pid)
+            supervisor = Supervisor(
+                # a duplicate, for the first one goes with the start
+                channel=channel.dup(),
+                pid=pid,
+                holder=bird.pid,
+                pidfd=pidfd,
+                # the outer namespace's own view: inside the jail the same tmpfs is read-only
+                control=Control(os.open(f"/proc/{bird.pid}/root{HELD}", _PLACE)),
+                environment=environment,
+                workdir=workdir,
+            )
+            stack.callback(supervisor.close)
             supervisor.await_ready(deadline - time.monotonic())
         except (LaunchError, SandboxClosedError, OSError) as error:
-            requests.close()
-            _reap(children[0])
+            channel.close()
+            bird.ends(_CLOSE_SECONDS)
             raise _launch_error(error, errors.fileno(), argv) from error
-    for end in (outer_read, inner_read, errors):
+    for end in (status, errors):
         end.close()
     return supervisor
 
 
-def _own(stack: contextlib.ExitStack, first: int) -> int:
+def _born(ours: contextlib.ExitStack, nest: Nest, box: Box, plan: Plan) -> Bird:
+    """Start the bwrap of a sandbox in its control group."""
+    plan = replace(plan, tasks=box.open_tasks(ours))
+    if box.group is not None:
+        if not nest.settled:
+            box.adopt(nest.pid)
+            nest.settled = True
+        born = nest.bear(replace(plan, group=box.group))
+        if isinstance(born, Bird):
+            return born
+        # before Linux 5.7, in a container whose filter does not know clone3, or where the nearest
+        # group above both is not ours: it waits until it was moved
+        waited, go = _pipe(ours, ours)
+        born = nest.bear(replace(plan, waits=waited.fileno()))
+        if isinstance(born, Bird):
+            box.enter(born.pid)
+            go.close()
+    else:
+        born = nest.bear(plan)
+    if isinstance(born, int):
+        raise LaunchError(
+            f"the sandbox did not start: no process can be made: {os.strerror(born)}",
+            hint="are there too many processes on the host? See ulimit -u",
+            argv=plan.words,
+        )
+    return born
+
+
+def _own(stack: contextlib.ExitStack, pid: int) -> int:
     # killing bwrap would leave process 1 to the host's init; killing process 1 ends all
-    pidfd = os.pidfd_open(first)
+    pidfd = os.pidfd_open(pid)
     stack.callback(os.close, pidfd)
     stack.callback(pidfd_signal, pidfd, signal.SIGKILL)
     return pidfd
-
-
-def _supervisor(
-    stack: contextlib.ExitStack,
-    holder: int,
-    first: int,
-    pidfd: int,
-    requests: FileIO,
-    reports: FileIO,
-) -> Supervisor:
-    # The outer namespace's own view: inside the jail the same tmpfs is read-only.
-    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-    control = Control(os.open(f"/proc/{holder}/root{HELD}", flags))
-    supervisor = Supervisor(
-        # a duplicate, for the first one goes with the start
-        requests=FileIO(os.dup(requests.fileno()), "wb"),
-        reports=reports,
-        pid=first,
-        holder=holder,
-        pidfd=pidfd,
-        control=control,
-    )
-    stack.callback(supervisor.close)
-    return supervisor
 
 
 def _launch_error(error: Exception, errors: int, argv: Sequence[str]) -> LaunchError:
@@ -228,27 +211,9 @@ def _launch_error(error: Exception, errors: int, argv: Sequence[str]) -> LaunchE
     )
 
 
-def _reap(process: Process) -> None:
+def _reap(bird: Bird) -> None:
     # Not killed at once: in the middle of a start that leaves a child which nothing wakes.
-    if process.returncode is None and not _ends(process, _CLOSE_SECONDS):
-        process.kill()
-        process.wait()
+    if not bird.ends(_CLOSE_SECONDS):
+        bird.kill()
         kill_orphans()
-    process.wait()
-
-
-def _ends(process: Process, seconds: float) -> bool:
-    """Wait for the end of a child; whether it came within so many seconds."""
-    try:
-        pidfd = os.pidfd_open(process.pid)
-    except OSError:
-        # no descriptor is left: then in the growing steps in which Popen looks
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(timeout=seconds)
-        return process.returncode is not None
-    try:
-        poll = select.poll()
-        poll.register(pidfd, select.POLLIN)
-        return bool(poll.poll(seconds * 1000))
-    finally:
-        os.close(pidfd)
+    bird.close()

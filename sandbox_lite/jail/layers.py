@@ -5,20 +5,23 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-from dataclasses import dataclass
+import shutil
+import stat
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from sandbox_lite.errors import HostError
 from sandbox_lite.jail import bwrap, janitor, places
 from sandbox_lite.jail.bwrap import UPPER
+from sandbox_lite.jail.limits.disk import Measure, measure
 from sandbox_lite.jail.orphans import kill_orphans
 from sandbox_lite.jail.owner import Owner
 from sandbox_lite.jail.removal import remove_tree
 from sandbox_lite.spec import ArgvPart
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
+    from collections.abc import Callable, Iterator, Sequence
 
 _OWNER = "owner.json"
 _guarded: set[int] = set()
@@ -43,6 +46,10 @@ class Upper:
     part: ArgvPart
     path: Path | None = None
     """Where it is on the host; a tmpfs is nowhere."""
+    root: tuple[str, ...] = ()
+    """Words for the jail's root, where that is no overlay."""
+    given: Measure = field(default_factory=Measure)
+    """What is in it from the start, and is nothing that the sandbox wrote."""
 
 
 def tmpfs_upper(size_bytes: int | None) -> ArgvPart:
@@ -51,7 +58,7 @@ def tmpfs_upper(size_bytes: int | None) -> ArgvPart:
     bwrap's own temporary overlay has no size: one `dd` could fill half of the host's memory.
     """
     return ArgvPart(
-        outer=(
+        own=(
             *bwrap.sized(size_bytes), "--perms", "0755", "--tmpfs", UPPER,
             "--dir", f"{UPPER}/upper", "--dir", f"{UPPER}/work",
         )
@@ -70,7 +77,7 @@ def directory_upper() -> Iterator[Upper]:
     path = base / f"{os.getpid()}-{secrets.token_hex(6)}"
     try:
         _make(path)
-        yield Upper(part=ArgvPart(outer=("--bind", str(path), UPPER)), path=path / "upper")
+        yield Upper(part=ArgvPart(own=("--bind", str(path), UPPER)), path=path / "upper")
     finally:
         # a forked child may drop its copy of this generator, which runs this block there too
         if pid == os.getpid():
@@ -93,13 +100,64 @@ def _make(path: Path) -> None:
         ) from error
 
 
+@contextlib.contextmanager
+def copied_upper(lowers: Callable[[], Sequence[Path]]) -> Iterator[Upper]:
+    """Yield a directory with a copy of all lower layers, for hosts that refuse an overlay.
+
+    It takes the room of the whole rootfs, and a start takes the time of copying it. The jail's
+    /proc/self/mountinfo shows where it is on the host.
+
+    Raises:
+        HostError: It cannot be made.
+    """
+    with directory_upper() as made:
+        assert made.path is not None
+        try:
+            for lower in lowers():
+                _copy(lower, made.path, {})
+            given = measure(made.path)
+        except OSError as error:
+            raise HostError(
+                f"cannot copy the rootfs for the sandbox: {error.strerror} ({error.filename})",
+                hint=f"set {places.HOME_VARIABLE} to a directory of yours with enough space",
+            ) from error
+        yield Upper(part=made.part, path=made.path, root=bwrap.COPY, given=given)
+
+
+def _copy(source: Path, target: Path, linked: dict[tuple[int, int], Path]) -> None:
+    """Copy what a directory holds over another, as an overlay would show it, following no link."""
+    for entry in os.scandir(source):
+        place = target / entry.name
+        if entry.is_dir(follow_symlinks=False):
+            if place.is_symlink() or not place.is_dir():
+                place.unlink(missing_ok=True)
+                place.mkdir()
+            _copy(Path(entry.path), place, linked)
+        else:
+            # one that is there may be a link, and never is to be written through
+            place.unlink(missing_ok=True)
+            status = entry.stat(follow_symlinks=False)
+            known = linked.setdefault((status.st_dev, status.st_ino), place)
+            if known is not place:
+                os.link(known, place, follow_symlinks=False)
+                continue
+            if stat.S_ISFIFO(status.st_mode):
+                os.mkfifo(place)
+            else:
+                shutil.copyfile(entry.path, place, follow_symlinks=False)
+        # the directory's at the end: its own mode may forbid to write to it
+        shutil.copystat(entry.path, place, follow_symlinks=False)
+
+
 def upper(
-    kind: Literal["tmpfs", "directory"], size_bytes: int | None
+    kind: Literal["tmpfs", "directory", "copy"],
+    size_bytes: int | None,
+    lowers: Callable[[], Sequence[Path]],
 ) -> contextlib.AbstractContextManager[Upper]:
-    """Return the context manager of an upper layer of that kind."""
+    """Return the context manager of an upper layer of that kind over these lower ones."""
     if kind == "tmpfs":
         return contextlib.nullcontext(Upper(part=tmpfs_upper(size_bytes)))
-    return directory_upper()
+    return copied_upper(lowers) if kind == "copy" else directory_upper()
 
 
 def sweep() -> int:

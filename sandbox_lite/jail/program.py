@@ -8,13 +8,13 @@ import re
 import select
 import signal
 import time
+from io import FileIO
 from typing import TYPE_CHECKING
 
 from sandbox_lite.errors import SandboxLiteError, SpecError
 from sandbox_lite.jail.capture import Output, Spool
 from sandbox_lite.jail.process import explained
 from sandbox_lite.jail.pump import Pump
-from sandbox_lite.jail.supervisor import make_fifo, write_file
 from sandbox_lite.spec import CommandResult, Outcome
 
 if TYPE_CHECKING:
@@ -26,56 +26,15 @@ if TYPE_CHECKING:
 
 _GRACE_SECONDS = 0.2
 _KILL_SECONDS = 30.0
-_READONLY = ("BASHOPTS", "BASH_VERSINFO", "EUID", "PPID", "SHELLOPTS", "UID")
-"""What bash lets nobody assign; env(1) does."""
-
-
-def _quoted(word: str | bytes) -> bytes:
-    try:
-        # UTF-8 is the jail's encoding, whatever the host's is
-        raw = word.encode(errors="surrogateescape") if isinstance(word, str) else word
-    except UnicodeEncodeError as error:
-        raise SpecError("an argument holds half of a surrogate pair") from error
-    if b"\0" in raw:
-        raise SpecError("an argument holds a NUL byte")
-    return b"'" + raw.replace(b"'", b"'\\''") + b"'"
-
-
-def text_of(argv: Sequence[str | bytes], env: Mapping[str, str] | None, cwd: str | None) -> bytes:
-    """Return the lines by which process 1's subshell becomes the program.
-
-    Raises:
-        SpecError: No program is named, a name is no variable's, or a NUL byte stands somewhere.
-    """
-    if not argv:
-        raise SpecError("exec needs a program to start")
-    lines = []
-    if cwd is None or not cwd.startswith("/"):
-        lines.append(b'cd -- "$SANDBOX_WORKDIR" || exit 126')
-    if cwd is not None:
-        lines.append(b"cd -- " + _quoted(cwd) + b" || exit 126")
-    lines.append(b"unset SANDBOX_WORKDIR child")
-    fixed = []
-    for name, value in (env or {}).items():
-        if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name) is None:
-            raise SpecError(f"not an environment variable: {name!r}")
-        assignment = name.encode() + b"=" + _quoted(value)
-        if name in _READONLY:
-            fixed.append(assignment)
-        else:
-            # bash itself has something to say about a locale that the rootfs lacks
-            lines.append(b"export " + assignment + b" 2>/dev/null")
-    # -- is taken by exec itself, so a program's name may begin with a dash
-    words = [_quoted(word) for word in argv]
-    lines.append(b" ".join([b"exec --", *([b"env --", *fixed] if fixed else []), *words]))
-    return b"\n".join(lines) + b"\n"
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 class _Input:
-    """Feeds bytes, or what comes from a descriptor, to a FIFO as far as its reader takes them."""
+    """Feeds bytes, or what comes from a descriptor, to a pipe as far as its reader takes them."""
 
-    def __init__(self, fd: int, data: bytes | int, pump: Pump) -> None:
-        self._fd: int | None = fd
+    def __init__(self, pipe: FileIO, data: bytes | int, pump: Pump) -> None:
+        self._pipe = pipe
+        self._fd: int | None = pipe.fileno()
         self._source = data if isinstance(data, int) else None
         self._view = memoryview(b"" if isinstance(data, int) else data)
         self._pump = pump
@@ -128,7 +87,7 @@ class _Input:
             self._source = None
         if self._fd is not None:
             self._pump.unwatch(self._fd)
-            os.close(self._fd)
+            self._pipe.close()
             self._fd = None
 
 
@@ -141,13 +100,12 @@ class Program:
         drainer: Drainer,
         meter: Meter,
         *,
-        key: str,
         output_bytes: int,
     ) -> None:
         self._supervisor = supervisor
         self._drainer = drainer
         self._meter = meter
-        self._key = key
+        self._key = supervisor.new_key()
         self._output_bytes = output_bytes
         self._ended = False
 
@@ -155,42 +113,45 @@ class Program:
         self,
         argv: Sequence[str | bytes],
         *,
-        text: bytes,
+        env: Mapping[str, str],
+        cwd: str | None,
         stdin: bytes | int | None,
         timeout: float | None,
         on_output: Callable[[str, bytes], None] | None = None,
         cancel_fd: int | None = None,
     ) -> CommandResult:
-        """Start the program, feed it, and wait for its end."""
+        """Start the program, feed it, and wait for its end.
+
+        Raises:
+            SpecError: No program is named, a name is no variable's, or a NUL byte stands somewhere.
+        """
+        if not argv:
+            raise SpecError("exec needs a program to start")
+        for name in env:
+            if _NAME.fullmatch(name) is None:
+                raise SpecError(f"not an environment variable: {name!r}")
         started = time.monotonic()
         pump = Pump(Output(self._output_bytes, self._spool(), on_output))
         with self._supervisor.in_use(), contextlib.ExitStack() as stack:
+            # Ctrl-C may come between the start and the answer, and anywhere behind it
+            stack.enter_context(self._abandoned_on_interrupt())
             with explained("start a program in the sandbox"):
                 span = stack.enter_context(self._meter.span(None))
-                directory = stack.enter_context(self._directory())
                 stack.enter_context(contextlib.closing(pump))
-                write_file(directory, "text", text)
-                reader = make_fifo(directory, "in", os.O_RDWR)
-            with self._abandoned_on_interrupt():
-                try:
-                    with explained("start a program in the sandbox"):
-                        for stream in ("stdout", "stderr"):
-                            name = "out" if stream == "stdout" else "err"
-                            pump.stream(make_fifo(directory, name, os.O_RDONLY), stream)
-                    # process 1 opens the FIFOs: they must be there until it has
-                    with self._abandoned_on_interrupt():
-                        child = self._supervisor.start_program(self._key, "err")
-                        span.root = child.inside
-                    # the program holds its end by now: as plain writers we see when it goes away
-                    flags = os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC
-                    writer = _open_writer(directory, flags, reader)
-                finally:
-                    os.close(reader)
-                given = b"" if stdin is None else stdin
-                with contextlib.closing(_Input(writer, given, pump)):
-                    pump.cancel_on(cancel_fd)
-                    result = self._wait(child, pump, argv, started, timeout)
-                    return self._meter.judged(result, self._meter.ending(span))
+                with contextlib.ExitStack() as ends:
+                    # only the program holds its ends once it runs
+                    reader, writer = _pipe(ends, stack)
+                    out = self._stream(ends, pump, "stdout")
+                    err = self._stream(ends, pump, "stderr")
+                    child = self._supervisor.start_program(
+                        self._key, argv, env=env, cwd=cwd, fds=(reader.fileno(), out, err)
+                    )
+                    span.root = child.inside
+            given = b"" if stdin is None else stdin
+            with contextlib.closing(_Input(writer, given, pump)):
+                pump.cancel_on(cancel_fd)
+                result = self._wait(child, pump, argv, started, timeout)
+                return self._meter.judged(result, self._meter.ending(span))
 
     @contextlib.contextmanager
     def _abandoned_on_interrupt(self) -> Iterator[None]:
@@ -202,17 +163,16 @@ class Program:
             self._supervisor.abandon(self._key)
             raise
 
-    @contextlib.contextmanager
-    def _directory(self) -> Iterator[int]:
-        directory = self._supervisor.control.directory(self._key)
-        try:
-            yield directory
-        finally:
-            os.close(directory)
-            self._supervisor.control.remove(self._key)
+    def _stream(self, ends: contextlib.ExitStack, pump: Pump, name: str) -> int:
+        """Return the end of a fresh pipe that the program is given."""
+        reader, writer = os.pipe2(os.O_CLOEXEC)
+        ends.callback(os.close, writer)
+        os.set_blocking(reader, False)
+        pump.stream(reader, name)
+        return writer
 
     def _spool(self) -> Spool:
-        return self._supervisor.control.spool(f"output-{self._key}.txt")
+        return self._supervisor.control.spool(f"output-program-{self._key}.txt")
 
     def _wait(
         self,
@@ -294,9 +254,11 @@ class Program:
         )
 
 
-def _open_writer(directory: int, flags: int, fallback: int) -> int:
-    try:
-        return os.open("in", flags, dir_fd=directory)
-    except OSError:
-        # ENXIO: the program has ended and with it the last reader; a pipe to nowhere will do
-        return os.dup(fallback)
+def _pipe(ends: contextlib.ExitStack, stack: contextlib.ExitStack) -> tuple[FileIO, FileIO]:
+    """Return a pipe for the standard input: the program's end, and ours, which never blocks."""
+    reader, writer = os.pipe2(os.O_CLOEXEC)
+    theirs, ours = FileIO(reader, "rb"), FileIO(writer, "wb")
+    ends.callback(theirs.close)
+    stack.callback(ours.close)
+    os.set_blocking(writer, False)
+    return theirs, ours

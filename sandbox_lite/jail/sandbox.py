@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import itertools
 import os
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
-from sandbox_lite.errors import HostError, LaunchError, SpecError
-from sandbox_lite.jail import bwrap, etc, host, janitor, layers, limits
+from sandbox_lite.errors import LaunchError, SpecError
+from sandbox_lite.jail import bwrap, etc, host, janitor, layers, limits, nest
 from sandbox_lite.jail import network as networks
 from sandbox_lite.jail.files import Files
 from sandbox_lite.jail.kept.client import KeptSandbox
@@ -21,16 +20,16 @@ from sandbox_lite.jail.limits import states, watchdog
 from sandbox_lite.jail.limits.disk import DirectoryDisk, TmpfsDisk
 from sandbox_lite.jail.limits.meter import Meter
 from sandbox_lite.jail.limits.processes import Processes
+from sandbox_lite.jail.native import nest as native_nest
 from sandbox_lite.jail.openat2 import IN_ROOT, openat2
 from sandbox_lite.jail.process import explained, uninterrupted
-from sandbox_lite.jail.program import Program, text_of
+from sandbox_lite.jail.program import Program
 from sandbox_lite.jail.programs import find_bwrap
 from sandbox_lite.jail.pump import Drainer
 from sandbox_lite.jail.rootfs.store import Store
 from sandbox_lite.jail.seccomp import filter_path
 from sandbox_lite.jail.shell import Shell
-from sandbox_lite.jail.supervisor import script
-from sandbox_lite.spec import MIB, ArgvPart, Enforcement, Limits, Publish, SandboxSpec, inodes_of
+from sandbox_lite.spec import MIB, Enforcement, Limits, Publish, SandboxSpec, inodes_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
@@ -51,6 +50,7 @@ if TYPE_CHECKING:
         NetworkRequest,
         PublishedPort,
         SandboxStats,
+        WeakerName,
     )
 
 CONTROL_BYTES = 512 * MIB
@@ -73,31 +73,29 @@ _FAKE_ROOT: tuple[seccomp.FilterName, ...] = ("fakeroot",)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Command:
-    """The two bwraps of one sandbox, but for what is tied to descriptors."""
+    """The bwrap of the nest and the one of a sandbox, but for what is tied to descriptors."""
 
     outer: tuple[str, ...]
+    own: tuple[str, ...]
     inner: tuple[str, ...]
-    environment: tuple[str, ...]
+    environment: Mapping[str, str]
     filters: tuple[seccomp.FilterName, ...]
 
     def argv(self, fds: LaunchFds) -> tuple[str, ...]:
-        """Return the command with these descriptors and our process 1."""
-        program, *words = self.outer
-        inner, *inner_words = self.inner
+        """Return the inner command with these descriptors and our process 1."""
+        inner, *words = self.inner
         return (
-            program, "--json-status-fd", str(fds.outer_status), "--block-fd", str(fds.block),
-            *words,
-            "--", inner, "--json-status-fd", str(fds.inner_status), *inner_words,
-            # a token in a variable must not show in the host's `ps`
-            "--args", str(fds.arguments), *bwrap.filters(fds.seccomp),
-            "--", "bash", "--noprofile", "--norc", "-c", script("init.bash"), "init",
+            inner, "--json-status-fd", str(fds.status), *words,
+            # variables come later, to each program: a token must not show in the host's `ps`
+            "--clearenv", *bwrap.filters(fds.seccomp), "--", f"/proc/self/fd/{fds.first}",
         )  # fmt: skip
 
     def printable(self) -> str:
-        """Return the command as a person can paste it."""
+        """Return both as one command that a person can paste."""
         files = dict(enumerate(self.filters, 8))
         words = (
-            *self.outer, "--", *self.inner, *self.environment, *bwrap.filters(files), "--", "bash",
+            *self.outer, *self.own, "--", *self.inner, *bwrap.environment(self.environment),
+            *bwrap.filters(files), "--", "bash",
         )  # fmt: skip
         opened = (f"{fd}<{bwrap.printable([str(filter_path(name))])}" for fd, name in files.items())
         return " ".join((bwrap.printable(words), *opened))
@@ -128,7 +126,7 @@ class Sandbox:
         env: Mapping[str, str] | None = None,
         mounts: Sequence[Mount] = (),
         limits: Limits | None = None,
-        allow_weaker: Collection[LimitName] = (),
+        allow_weaker: Collection[WeakerName] = (),
         require: str | None = None,
         store: Store | None = None,
     ) -> None:
@@ -150,7 +148,8 @@ class Sandbox:
             env: Further environment variables of all commands.
             mounts: Directories of the host to show inside.
             limits: Bounds; the defaults of `Limits` where None.
-            allow_weaker: Limits that were named, and may yet be held less firmly or not at all.
+            allow_weaker: Limits that were named, and may yet be held less firmly or not at all;
+                `overlay`: a host without one may copy the rootfs for this sandbox.
             require: Who must hold the limits, such as `cgroup`; None takes the best there is.
             store: Where to look for the rootfs, if not in the user's own store.
 
@@ -174,7 +173,6 @@ class Sandbox:
         self._egress: Egress | None = None
         self._store = store or Store()
         self._stack = contextlib.ExitStack()
-        self._numbers = itertools.count(1)
         self._shells: dict[str, Shell] = {}
         self._shells_lock = threading.Lock()
         self._printable = ""
@@ -226,10 +224,14 @@ class Sandbox:
         rootfs = stack.enter_context(self._store.lease(spec.rootfs))
         rung, probe = limits.choose(spec.require, bounded=spec.limits.bounded)
         path = find_bwrap()
-        kind = host.upper_kind(path) if spec.upper == "auto" else spec.upper
-        upper = stack.enter_context(layers.upper(kind, spec.limits.disk_bytes))
+        kind = spec.upper
+        if kind == "auto":
+            kind = host.upper_kind(path, weaker="overlay" in spec.allow_weaker)
+        upper = stack.enter_context(
+            layers.upper(kind, spec.limits.disk_bytes, lambda: self._lowers(rootfs))
+        )
         asked = states.ask(spec.limits, kind, spec.mounts)
-        found = states.states(spec.limits, probe.holds, kind, asked, inodes=True)
+        found = states.states(spec.limits, probe.holds, kind, asked)
         states.check(spec, found, probe, limits.remedy(rung))
         box = stack.enter_context(rung.box(asked))
         self._drainer = stack.enter_context(contextlib.closing(Drainer()))
@@ -250,9 +252,7 @@ class Sandbox:
             capabilities=bwrap.CAPABILITIES if spec.user == "root" else (),
             user=spec.user,
             backend=rung.name,
-            limits=states.states(
-                spec.limits, box.holds, kind, asked, inodes=self._await_inodes(disk)
-            ),
+            limits=states.states(spec.limits, box.holds, kind, asked),
         )
 
     def _carried(self, stack: contextlib.ExitStack, supervisor: Supervisor) -> str:
@@ -290,7 +290,7 @@ class Sandbox:
         tmpfs = TmpfsDisk(fds, self._opened_mounts(stack, supervisor))
         if upper.path is None:
             return tmpfs
-        return DirectoryDisk(upper.path, self.spec.limits.disk_bytes, tmpfs)
+        return DirectoryDisk(upper.path, self.spec.limits.disk_bytes, tmpfs, upper.given)
 
     def _opened_mounts(
         self, stack: contextlib.ExitStack, supervisor: Supervisor
@@ -306,32 +306,10 @@ class Sandbox:
                 stack.callback(os.close, fds[-1])
         return tuple(fds)
 
-    def _set_namespaces(self, holder: int, first: int, upper: Upper) -> None:
-        """Have the number of files bounded and low ports opened, meanwhile."""
-        bounds = self.spec.limits
-        wanted = {}
-        if bounds.shm_bytes is not None:
-            wanted[bwrap.SHM] = inodes_of(bounds.shm_bytes)
-        if bounds.disk_bytes is not None and upper.path is None:
-            wanted[bwrap.UPPER] = inodes_of(bounds.disk_bytes)
-        # a host that cannot start one more program will say so below
-        with contextlib.suppress(OSError):
-            own = 0 if self._mode.shares_host else first
-            janitor.SHARED.set_namespaces(holder, own, wanted)
-
-    def _await_inodes(self, disk: TmpfsDisk | DirectoryDisk) -> bool:
-        """Wait until it is; refuse a sandbox whose disk was named where it cannot be."""
-        bounds = self.spec.limits
-        if isinstance(disk, DirectoryDisk) or bounds.disk_bytes is None:
-            return True
-        if disk.await_inodes(inodes_of(bounds.disk_bytes)):
-            return True
-        if "disk" in bounds.named and "disk" not in self.spec.allow_weaker:
-            raise HostError(
-                "the number of files on the sandbox's disk cannot be bounded here",
-                hint="leave the limit disk out, or allow less by name: allow_weaker={'disk'}",
-            )
-        return False
+    def _inodes(self) -> dict[str, int]:
+        """Return how many files each tmpfs may hold."""
+        bounds = {bwrap.SHM: self.spec.limits.shm_bytes, bwrap.UPPER: self.spec.limits.disk_bytes}
+        return {path: inodes_of(size) for path, size in bounds.items() if size is not None}
 
     def _watch(
         self,
@@ -351,75 +329,85 @@ class Sandbox:
         self._meter = meter
         stack.enter_context(dog.watching(meter))
 
-    def _command(self, path: Path, rootfs: Rootfs, upper: ArgvPart) -> _Command:
+    def _lowers(self, rootfs: Rootfs) -> tuple[Path, ...]:
+        """Return the layers below the upper one: the rootfs, and what we put over it."""
+        files = {
+            "etc/hosts": etc.hosts(self.spec.hostname),
+            **self._mode.files(),
+            **etc.trust(rootfs.lowers),
+        }
+        return (*rootfs.lowers, etc.layer(files))
+
+    def _command(self, path: Path, rootfs: Rootfs, upper: Upper) -> _Command:
         """Join all parts to the one command that makes this sandbox."""
         spec = self.spec
         trust = etc.trust(rootfs.lowers)
-        files = {"etc/hosts": etc.hosts(spec.hostname), **self._mode.files(), **trust}
-        lowers = (*rootfs.lowers, etc.layer(files))
+        lowers = self._lowers(rootfs)
         account = etc.account(rootfs.lowers, spec.user)
-        own = {
+        person = {
             "HOME": account.home, "USER": account.name, "LOGNAME": account.name,
             "SHELL": account.shell,
         }  # fmt: skip
         mounts = (*rootfs.mounts, *spec.mounts)
         proxied = {} if self._policy is None else networks.environment()
         env = {
-            **_BASE_ENV, **own, **rootfs.env, **({} if account.uid == 0 else own),
+            **_BASE_ENV, **person, **rootfs.env, **({} if account.uid == 0 else person),
             **(etc.TRUST_ENV if trust else {}), **proxied,
             **spec.env,
         }  # fmt: skip
         libraries, inner = host.inner_bwrap(path)
-        outer = (
-            *libraries,
-            *bwrap.holder(
-                lowers=lowers,
-                upper=upper.outer,
-                mounts=mounts,
-                control_bytes=CONTROL_BYTES,
-                shm_bytes=spec.limits.shm_bytes,
-            ),
+        uppers = None if upper.path is None else upper.path.parent.parent
+        outer = (*libraries, *bwrap.nest(lowers=lowers, uppers=uppers, mounts=mounts))
+        own = bwrap.own(
+            upper.part.own, control_bytes=CONTROL_BYTES, shm_bytes=spec.limits.shm_bytes
         )
         words = (
             *bwrap.namespaces(network_host=self._mode.shares_host),
             *bwrap.identity(hostname=spec.hostname, uid=account.uid, gid=account.gid),
-            *bwrap.overlay(len(lowers)),
+            *(upper.root or bwrap.overlay(len(lowers))),
             *bwrap.devices(hidden=host.hidden()),
             *(word for n, one in enumerate(mounts) for word in bwrap.mount(one, n)),
             "--ro-bind", bwrap.HELD, bwrap.CONTROL,
             "--dir", spec.workdir, "--chdir", "/",
-            *upper.bwrap,
+            *upper.part.bwrap,
         )  # fmt: skip
-        environment = bwrap.environment({**env, "SANDBOX_WORKDIR": spec.workdir})
         return _Command(
-            outer=(*upper.prefix, str(path), *outer),
+            outer=(str(path), *outer),
+            own=own,
             inner=(inner, *words),
-            environment=environment,
+            environment=env,
             filters=self._filters,
         )
 
     def _launched(
         self, stack: contextlib.ExitStack, path: Path, rootfs: Rootfs, upper: Upper, box: Box
     ) -> Supervisor:
-        command = self._command(path, rootfs, upper.part)
+        command = self._command(path, rootfs, upper)
 
         def protect(holder: int, first: int) -> None:
             box.protect(first)
-            # only now is the outer namespace made: bwrap tells its child's pid before
-            self._set_namespaces(holder, first, upper)
+            # a host that cannot start one more program will say so below
+            with contextlib.suppress(OSError):
+                if not self._mode.shares_host:
+                    janitor.SHARED.open_low_ports(holder, first)
 
         self._printable = command.printable()
+        places = {} if upper.path is None else {str(upper.path.parent.parent): bwrap.UPPERS}
+        sources = (one.source for one in (*rootfs.mounts, *self.spec.mounts) if one.source)
         try:
+            taken = nest.SHARED.taken(
+                command.outer, nest.states((*rootfs.lowers, *places, *sources))
+            )
             return launch(
                 stack,
                 command.argv,
+                nest=stack.enter_context(taken),
+                mounts=native_nest.mounts(command.own, self._inodes(), places),
                 filter_names=self._filters,
-                group=box.group,
-                spawning=box.spawning,
-                enter=box.enter,
+                box=box,
                 protect=protect,
-                hidden=command.environment,
-                fds=upper.part.fds,
+                environment=command.environment,
+                workdir=self.spec.workdir,
             )
         except LaunchError as error:
             known = host.explain(error.stderr, path)
@@ -557,13 +545,12 @@ class Sandbox:
         assert self._drainer is not None
         assert self._meter is not None
         program = Program(
-            supervisor, self._drainer, self._meter,
-            key=f"program-{next(self._numbers)}", output_bytes=self.spec.limits.output_bytes,
-        )  # fmt: skip
+            supervisor, self._drainer, self._meter, output_bytes=self.spec.limits.output_bytes
+        )
         seconds = self.spec.limits.timeout_seconds if timeout is None else timeout
         before = self._requests_so_far()
         result = program.run(
-            argv, text=text_of(argv, env, cwd), stdin=input, timeout=seconds, on_output=on_output,
+            argv, env=env or {}, cwd=cwd, stdin=input, timeout=seconds, on_output=on_output,
             cancel_fd=cancel_fd,
         )  # fmt: skip
         return self._with_refusals(result, before)

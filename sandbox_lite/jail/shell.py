@@ -129,6 +129,7 @@ class Shell:
             ) from error
         self._bash = fresh
         self._meter.drop_shell(bash.pid)
+        bash.forget()
         bash.close()
         return fresh
 
@@ -325,6 +326,7 @@ class Shell:
         """Kill the shell, and let go of it."""
         if self._bash is not None:
             self._bash.kill()
+            self._bash.forget()
             self._meter.drop_shell(self._bash.pid)
         self.close()
 

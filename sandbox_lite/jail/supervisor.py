@@ -1,29 +1,32 @@
-"""The host's end of process 1: its control directory, requests and reports, and child pids."""
+"""The host's end of process 1: its control directory, requests and answers, and child pids."""
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
 import importlib.resources
+import itertools
 import os
-import re
 import select
 import signal
 import threading
 import time
+from array import array
 from collections import Counter, deque
 from dataclasses import dataclass
 from pathlib import Path
+from socket import SCM_RIGHTS, SOL_SOCKET
 from typing import TYPE_CHECKING
 
 from sandbox_lite.errors import LaunchError, SandboxClosedError, SandboxLiteError
 from sandbox_lite.jail.bwrap import CONTROL
 from sandbox_lite.jail.capture import Spool
+from sandbox_lite.jail.native import MESSAGE, READY, encoded, first, memory_file
 from sandbox_lite.jail.process import pidfd_signal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-    from io import FileIO
+    import socket
+    from collections.abc import Iterator, Mapping, Sequence
 
 ANSWER_SECONDS = 30.0
 """Process 1 answers in microseconds; on a host out of memory or cpu it may take longer."""
@@ -35,9 +38,8 @@ RESERVE_BYTES = 64 * 1024 * 1024
 """Of the control directory, which outputs leave to the texts of commands."""
 
 _HINT = "open a fresh sandbox, with a longer limit if it needs one"
-_LINE_LIMIT = 4096
-_NUMBER = re.compile("[0-9]{1,9}")  # reports can be forged: Python's int() takes more, or raises
-_TIOCSPTLCK, _TIOCGPTN = 0x40045431, 0x80045430  # ioctl_tty(2); the same on x86-64 and aarch64
+# ioctl_tty(2); the same on x86-64 and aarch64
+_TIOCSPTLCK, _TIOCGPTN, _TIOCGPTPEER = 0x40045431, 0x80045430, 0x5441
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
@@ -132,7 +134,7 @@ def make_fifo(directory: int, name: str, flags: int) -> int:
 class Child:
     """A shell or program that process 1 started."""
 
-    key: str
+    key: int
     inside: int
     """The jail's own pid of it."""
     pidfd: int | None
@@ -145,15 +147,19 @@ class Supervisor:
     def __init__(
         self,
         *,
-        requests: FileIO,
-        reports: FileIO,
+        channel: socket.socket,
         pid: int,
         holder: int,
         pidfd: int,
         control: Control,
+        environment: Mapping[str, str],
+        workdir: str,
     ) -> None:
-        self._requests = requests
-        self._reports = reports
+        self._channel = channel
+        self._environment = environment
+        self._workdir = workdir
+        self._requests = itertools.count(1)
+        self._keys = itertools.count(1)
         self.pid = pid
         """Host pid of process 1."""
         self.holder = holder
@@ -164,7 +170,6 @@ class Supervisor:
         self._users: Counter[int] = Counter()
         self._users_changed = threading.Condition()
         self._ending = False
-        self._buffer = b""
         self.owner = os.getpid()
         self._closed = False
         self._reason = ""
@@ -233,73 +238,136 @@ class Supervisor:
             LaunchError: It said nothing in time.
             SandboxClosedError: It ended.
         """
-        self._answer("ready", "0", time.monotonic() + timeout)
+        self._answer(READY, 0, time.monotonic() + timeout)
 
-    def _read_line(self, deadline: float) -> str:
-        while b"\n" not in self._buffer:
-            poll = select.poll()
-            poll.register(self._reports, select.POLLIN)
+    def _answer(self, verb: int, number: int, deadline: float) -> int:
+        poll = select.poll()
+        poll.register(self._channel, select.POLLIN)
+        while True:
             left = deadline - time.monotonic()
             if left <= 0 or not poll.poll(left * 1000):
                 raise LaunchError("process 1 of the sandbox does not answer")
-            data = self._reports.read(65536)
-            if not data:
+            try:
+                data = self._channel.recv(MESSAGE.size)
+            except ConnectionError:
+                data = b""
+            if len(data) != MESSAGE.size:
                 raise _gone()
-            # what stands here can be written from inside too: never let it grow
-            self._buffer = (self._buffer + data)[-_LINE_LIMIT * 16 :]
-        line, _, self._buffer = self._buffer.partition(b"\n")
-        return line[:_LINE_LIMIT].decode(errors="replace")
+            # an answer may be that to a request whose caller was interrupted
+            said, to, _, value = MESSAGE.unpack(data)
+            if (said, to) == (verb, number):
+                return int(value)
 
-    def _answer(self, verb: str, key: str, deadline: float) -> str:
-        while True:
-            words = self._read_line(deadline).split(" ", 2)
-            if words[:2] == [verb, key]:
-                return words[2] if len(words) > 2 else ""
-
-    def _ask(self, request: str, verb: str, key: str) -> str:
+    def _ask(self, verb: int, key: int, value: int = 0, fds: Sequence[int] = ()) -> int:
+        """Return the answer to a request; below zero it is an error of the kernel's."""
+        rights = [(SOL_SOCKET, SCM_RIGHTS, array("i", fds))] if fds else []
         with self._lock:
             self.check_open()
+            number = next(self._requests)
             try:
-                self._requests.write(request.encode() + b"\n")
-            except BrokenPipeError:
+                self._channel.sendmsg([MESSAGE.pack(verb, number, key, value)], rights)
+            except ConnectionError:
                 raise _gone() from None
-            return self._answer(verb, key, time.monotonic() + ANSWER_SECONDS)
+            return self._answer(verb, number, time.monotonic() + ANSWER_SECONDS)
 
-    def _start(self, request: str, key: str) -> Child:
-        inside = self._ask(request, "started", key)
-        if _NUMBER.fullmatch(inside) is None:
+    def new_key(self) -> int:
+        """Return a name that no child had before."""
+        return next(self._keys)
+
+    def _start(self, key: int, plan: first.Plan, fds: Sequence[int]) -> Child:
+        with contextlib.ExitStack() as stack:
+            inside = self._ask(first.START, key, fds=(memory_file(stack, plan.encoded()), *fds))
+        if inside <= 0:
             raise LaunchError(
-                f"process 1 of the sandbox could not start {key}",
+                f"process 1 of the sandbox could not start {os.fsdecode(plan.words[0])}: "
+                f"{os.strerror(-inside)}",
                 hint="are there too many processes inside, or on the host? See ulimit -u",
             )
-        return Child(key=key, inside=int(inside), pidfd=self._open_child(int(inside)))
+        return Child(key=key, inside=inside, pidfd=self._open_child(inside))
 
-    def start_shell(self, key: str, terminal: int) -> Child:
-        """Start a persistent bash on the jail's pseudo-terminal of that number."""
-        return self._start(f"shell {key} {terminal}", key)
+    def start_shell(self, rc: str, terminal: int) -> Child:
+        """Start a persistent bash on a pseudo-terminal, whose master is given.
 
-    def start_program(self, key: str, stderr: str) -> Child:
-        """Start the program whose text and FIFOs lie in the control directory `key`."""
-        return self._start(f"program {key} {stderr}", key)
+        Args:
+            rc: Path inside of the file that it reads first.
+            terminal: Descriptor of the master.
+
+        Raises:
+            LaunchError: Process 1 could not.
+        """
+        plan = first.Plan(
+            words=(
+                b"bash", b"--noprofile", b"--rcfile", rc.encode(), b"--noediting", b"-i",
+            ),
+            environment=self._environment,
+            directories=(encoded(self._workdir),),
+            terminal=True,
+        )  # fmt: skip
+        # by its master, so that nothing that was mounted inside can be in the way
+        flags = os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC
+        slave = fcntl.ioctl(terminal, _TIOCGPTPEER, flags)
+        try:
+            return self._start(self.new_key(), plan, (slave,))
+        finally:
+            os.close(slave)
+
+    def start_program(
+        self,
+        key: int,
+        argv: Sequence[str | bytes],
+        *,
+        env: Mapping[str, str],
+        cwd: str | None,
+        fds: tuple[int, int, int],
+    ) -> Child:
+        """Start a program beside the shell.
+
+        Args:
+            key: From `new_key`.
+            argv: The program and its arguments.
+            env: Variables beside those of the sandbox.
+            cwd: Its directory, from the working directory of the sandbox on.
+            fds: Its standard input, output and error.
+
+        Raises:
+            SpecError: A word cannot be given to a program.
+            LaunchError: Process 1 could not.
+        """
+        workdir, wanted = encoded(self._workdir), encoded(cwd or "")
+        where = os.path.join(workdir, wanted)  # noqa: PTH118  # bytes, of another root
+        plan = first.Plan(
+            words=tuple(encoded(word) for word in argv),
+            environment={**self._environment, "PWD": where.rstrip(b"/") or b"/", **env},
+            directories=(wanted,) if wanted.startswith(b"/") else (workdir, wanted),
+        )
+        return self._start(key, plan, fds)
 
     def kill(self, child: Child, number: signal.Signals) -> None:
         """Signal a program's process group, from inside, where no foreign pid can be hit."""
-        self._ask(f"kill {child.key} {number.name.removeprefix('SIG')}", "sent", child.key)
+        self._ask(first.KILL, child.key, number)
 
     def exit_code(self, child: Child) -> int:
         """Return how a child ended, as bash has it; the child must have ended."""
-        text = self._ask(f"wait {child.key}", "ended", child.key)
-        return int(text) & 255 if _NUMBER.fullmatch(text) else 255
+        status = self._ask(first.WAIT, child.key)
+        if status < 0:
+            return 255
+        code = os.waitstatus_to_exitcode(status)
+        return code if code >= 0 else 128 - code
 
-    def abandon(self, key: str) -> None:
+    def abandon(self, key: int) -> None:
         """End a program whose caller was interrupted, started or about to be."""
         with contextlib.suppress(SandboxLiteError):
-            self._ask(f"kill {key} KILL", "sent", key)
-            self._ask(f"wait {key}", "ended", key)
+            self._ask(first.KILL, key, signal.SIGKILL)
+        self.forget(key)
+
+    def forget(self, key: int) -> None:
+        """Never ask how that child ended: process 1 remembers only so many."""
+        with contextlib.suppress(SandboxLiteError):
+            self._ask(first.FORGET, key)
 
     def _open_child(self, inside: int) -> int | None:
         for pid in self._children():
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(ProcessLookupError, FileNotFoundError):
                 pidfd = os.pidfd_open(pid)
                 # read after the descriptor is held: the pid cannot have changed hands since
                 if _inner_pid(pid) == inside:
@@ -319,7 +387,10 @@ class Supervisor:
         path = f"/proc/{self.pid}/root/dev/pts/ptmx"
         try:
             master = os.open(path, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC | os.O_NOFOLLOW)
-        except FileNotFoundError:
+        except (FileNotFoundError, PermissionError):
+            # of one that is just ending the kernel can no longer tell whether we may look at it
+            if not _has_ended(self._pidfd):
+                raise
             raise _gone() from None
         unlock = bytearray(4)
         fcntl.ioctl(master, _TIOCSPTLCK, unlock)
@@ -335,8 +406,7 @@ class Supervisor:
         """Let process 1 go: end of file on its requests ends the sandbox."""
         if not self._closed:
             self._closed = True
-            self._requests.close()
-            self._reports.close()
+            self._channel.close()
             self.control.close()
 
 
@@ -345,6 +415,12 @@ def _gone() -> SandboxClosedError:
         "the sandbox has ended: its process 1 is gone",
         hint="somebody, or the kernel for want of memory, killed it; open a fresh sandbox",
     )
+
+
+def _has_ended(pidfd: int) -> bool:
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    return bool(poll.poll(1000))
 
 
 def _inner_pid(pid: int) -> int | None:

@@ -90,8 +90,17 @@ def test_environment_is_ours_alone(sb: Sandbox) -> None:
 
 def test_only_our_own_processes(sb: Sandbox) -> None:
     names = sb.run("cat /proc/[0-9]*/comm").stdout.split()
-    assert set(names) <= {"bash", "cat"}
-    assert sb.run("echo $(cat /proc/1/comm) $$").stdout.split()[0] == "bash"
+    assert {"sandbox-lite", "bash"} <= set(names) <= {"sandbox-lite", "bash", "cat"}
+    assert sb.run("tr '\\0' ' ' </proc/1/cmdline").stdout.split() == ["sandbox-lite"]
+
+
+@pytest.mark.parametrize("name", ["fd/0", "mem", "environ", "maps", "root", "cwd", "exe", "ns/net"])
+def test_process_1_is_out_of_reach(sb: Sandbox, name: str) -> None:
+    look = "p=/proc/{}/" + name + "; if [ -h $p ]; then readlink -v $p; "
+    look += "elif [ -d $p ]; then ls $p; else head -c 0 $p; fi"
+    # one's own shell can be looked at: it is process 1 that cannot
+    assert sb.run(look.format("$$")).exit_code == 0
+    assert "Permission denied" in sb.run(look.format("1")).stderr
 
 
 def test_descriptors_of_the_host_process_stay_outside(sb: Sandbox) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from sandbox_lite import Outcome
 from sandbox_lite.errors import SpecError
+from sandbox_lite.jail.native.first import MOST_CHILDREN
 
 if TYPE_CHECKING:
     from sandbox_lite import Sandbox
@@ -155,3 +156,51 @@ def test_callback_that_raises_ends_the_program(sandbox: Sandbox) -> None:
     with pytest.raises(RuntimeError, match="enough"):
         sandbox.exec(["sh", "-c", "echo x; sleep 300"], on_output=on_output)
     assert not sandbox.run("grep -l '^sleep$' /proc/[0-9]*/comm").ok
+
+
+def test_more_programs_and_shells_than_process_1_remembers(sandbox: Sandbox) -> None:
+    for _ in range(MOST_CHILDREN // 2 + 1):
+        assert sandbox.exec(["true"]).exit_code == 0
+    for _ in range(MOST_CHILDREN // 2 + 1):
+        sandbox.shell("more")
+        sandbox.end_shell("more")
+    assert sandbox.exec(["sh", "-c", "exit 5"]).exit_code == 5
+
+
+@pytest.mark.parametrize(
+    ("argv", "cwd", "code", "said"),
+    [
+        (["no-such"], None, 127, "exec: no-such: not found"),
+        (["/no/such"], None, 127, "exec: /no/such: No such file or directory"),
+        ([""], None, 127, "exec: : not found"),
+        (["/tmp"], None, 126, "exec: /tmp: Permission denied"),
+        (["/tmp/none"], None, 126, "exec: /tmp/none: Permission denied"),
+        (["true"], "/no", 126, "cd: /no: No such file or directory"),
+        (["true"], "no", 126, "cd: no: No such file or directory"),
+        (["sh", "-c", "exit 126"], None, 126, ""),
+        (["true", "x" * 140_000], None, 126, "exec: true: Argument list too long"),
+    ],
+)
+def test_what_cannot_be_started(
+    sandbox: Sandbox, argv: list[str], cwd: str | None, code: int, said: str
+) -> None:
+    sandbox.run("echo >/tmp/none")
+    result = sandbox.exec(argv, cwd=cwd)
+    assert (result.exit_code, result.stderr.strip()) == (code, said)
+
+
+def test_script_without_a_first_line_is_a_shells(sandbox: Sandbox) -> None:
+    sandbox.run(
+        "echo 'echo $0 $1 ${BASH_VERSION:+bash}' >/tmp/plainly; chmod +x /tmp/plainly"
+    ).check()
+    assert sandbox.exec(["/tmp/plainly", "a b"]).stdout == "/tmp/plainly a b bash\n"
+    assert (
+        sandbox.exec(["plainly", "c"], env={"PATH": "/usr/bin:/tmp"}).stdout
+        == "/tmp/plainly c bash\n"
+    )
+
+
+def test_empty_element_of_path_is_the_directory_of_the_program(sandbox: Sandbox) -> None:
+    sandbox.run("printf '#!/bin/sh\\necho here' >here; chmod +x here").check()
+    assert sandbox.exec(["here"], env={"PATH": "/usr/bin:"}).stdout == "here\n"
+    assert sandbox.exec(["here"], env={"PATH": ""}).stdout == "here\n"

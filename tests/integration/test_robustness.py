@@ -64,9 +64,6 @@ def test_forged_reports_are_no_exception_of_pythons(sb: Sandbox) -> None:
         ">/run/sandbox-lite/shell-main-1/state"
     )
     assert sb.run("echo on").stdout == "on\n"
-    sb.run("for n in 1 2; do printf 'started program-%s \\xc2\\xb2\\n' $n >/proc/1/fd/4; done")
-    with pytest.raises(LaunchError, match="could not start"):
-        sb.exec(["true"])
 
 
 @pytest.mark.parametrize(("command", "code"), [("echo hi; exit 3", 3), ("kill -9 $$", 137)])
@@ -339,7 +336,6 @@ def test_no_more_processes_is_an_error_and_no_end_of_the_sandbox(sb: Sandbox) ->
         # the kernel counts no processes of root
         assert sb.exec(["true"]).exit_code == 0
     else:
-        # bash itself tries again for 15 seconds
         with pytest.raises(LaunchError, match="could not start"):
             sb.exec(["true"])
     resource.prlimit(sb.pid, resource.RLIMIT_NPROC, (soft, hard))
@@ -349,6 +345,5 @@ def test_no_more_processes_is_an_error_and_no_end_of_the_sandbox(sb: Sandbox) ->
     assert sb.run("echo $kept $PWD").stdout == "variable /tmp\n"
     beside.join(10)
     assert not beside.is_alive()
-    # 143, or unknown where process 1 had to begin anew
-    assert running in ([143], [255])
+    assert running == [143]
     assert sb.exec(["sh", "-c", "exit 7"]).exit_code == 7

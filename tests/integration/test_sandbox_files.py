@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from sandbox_lite.spec import UpperKind
 
 
-@pytest.fixture(params=["tmpfs", "directory"])
+@pytest.fixture(params=["tmpfs", "directory", "copy"])
 def box(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Sandbox]:
-    """A sandbox on the host's own files, once with either kind of upper layer."""
+    """A sandbox on the host's own files, once with each kind of upper layer."""
     monkeypatch.setenv("SANDBOX_LITE_HOME", str(tmp_path / "home"))
     upper: UpperKind = request.param
     spec = SandboxSpec(rootfs="host", upper=upper, limits=Limits.of(timeout=15, disk="64MiB"))

@@ -236,7 +236,9 @@ def test_background_job_neither_holds_the_call_nor_dies(sb: Sandbox) -> None:
 
 def test_daemonised_grandchild_outlives_its_call(sb: Sandbox) -> None:
     sb.run("setsid -f sleep 300", timeout=5).check()
-    assert sb.run("pgrep -x sleep || grep -l '^sleep' /proc/[0-9]*/comm").ok
+    # it has forked, and becomes another program a moment later
+    look = "until grep -qx sleep /proc/[0-9]*/comm; do sleep 0.01; done"
+    assert sb.run(look, timeout=10).ok
     sb.run("kill $(grep -l '^sleep$' /proc/[0-9]*/comm | tr -dc '0-9\\n')")
 
 

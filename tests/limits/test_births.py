@@ -1,18 +1,23 @@
-"""The janitor bears children for us: in their group, and with nothing that we did not mean."""
+"""The nest bears children for us: in their group, and with nothing that we did not mean."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import resource
-import time
 from typing import TYPE_CHECKING
 
 import pytest
 
-from sandbox_lite.jail import born, group, janitor
+from sandbox_lite.errors import LaunchError
+from sandbox_lite.jail import group
+from sandbox_lite.jail.inheritance import inheritance
 from sandbox_lite.jail.limits import delegation
+from sandbox_lite.jail.native.nest import Plan
+from sandbox_lite.jail.nest import Bird, Nest, Nests
 from sandbox_lite.jail.owner import Owner
+from sandbox_lite.jail.programs import find_bwrap
 from tests.conftest import require
 
 if TYPE_CHECKING:
@@ -39,117 +44,168 @@ def place() -> Iterator[Path]:
     assert group.remove(found)
 
 
+def outer() -> list[str]:
+    """The host's files as they are, for nothing is mounted here."""
+    return [
+        str(find_bwrap()), "--unshare-user", "--die-with-parent", "--cap-add", "ALL",
+        "--dev-bind", "/", "/",
+    ]  # fmt: skip
+
+
 @pytest.fixture
-def ready() -> janitor.Janitor:
-    """Return a janitor that serves."""
-    one = janitor.SHARED
-    deadline = time.monotonic() + 30
-    while not one.serves():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    return one
+def nest() -> Iterator[Nest]:
+    one = Nest(outer())
+    yield one
+    one.close()
 
 
 SCRIPT = """
 grep -v '^[1-9]' /proc/self/cgroup
-grep -e PPid -e SigIgn -e SigBlk /proc/self/status
+grep -e SigIgn -e SigBlk -e CapEff /proc/self/status
 ls /proc/$$/fd
 env
 cat /proc/$$/stat
 """
 
 
-def bear(one: janitor.Janitor, place: Path) -> tuple[int, str] | None:
-    """Return the exit code and what the script printed."""
+def bear(one: Nest, place: Path) -> str:
+    """Return what the script printed."""
     directory = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     reader, writer = os.pipe2(os.O_CLOEXEC)
     null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     try:
-        argv = ["/bin/sh", "-c", SCRIPT]
-        child = one.bear(directory, argv, fds=(writer,), standard=(null, writer, null))
+        fds = {0: null, 1: writer, 2: null, 7: writer}
+        plan = Plan(words=("/bin/sh", "-c", SCRIPT), mounts=(), fds=fds, group=directory)
+        child = one.bear(plan)
         os.close(writer)
-        if child is None:
-            return None
+        assert isinstance(child, Bird)
         with os.fdopen(reader, "rb", closefd=False) as stream:
             text = stream.read().decode()
-        code = child.wait(30)
-        assert f"PPid:\t{child.pid}" in text  # grep's parent is the shell
+        assert child.ends(30)
+        child.close()
         *_, stat = text.splitlines()
-        assert stat.rpartition(")")[2].split()[1] == str(os.getpid())
+        assert stat.split()[0] == str(child.pid)
+        assert stat.rpartition(")")[2].split()[1] == str(one.pid)
         assert stat.rpartition(")")[2].split()[3] == str(child.pid)  # a session of its own
         numbers = {int(line) for line in text.splitlines() if line.isdigit()}
-        assert numbers <= {0, 1, 2, writer, 10, 255}  # and where a shell keeps its script
-        return code, text
+        assert numbers <= {0, 1, 2, 7, 10, 255}  # and where a shell keeps its script
+        assert 7 in numbers
+        return text
     finally:
         os.close(directory)
         os.close(reader)
         os.close(null)
 
 
-def test_born_where_it_belongs(place: Path, ready: janitor.Janitor) -> None:
-    found = bear(ready, place)
-    assert found is not None
-    code, text = found
-    assert code == 0
+def test_born_where_it_belongs(place: Path, nest: Nest) -> None:
+    text = bear(nest, place)
     assert f"/{place.name}\n" in text
     assert "SigIgn:\t0000000000000000" in text
     assert "SigBlk:\t0000000000000000" in text
     assert "PATH=" not in text
     assert "HOME=" not in text
+    if os.getuid() != 0:
+        assert "CapEff:\t0000000000000000" in text
 
 
-def test_not_after_we_have_changed(place: Path, ready: janitor.Janitor) -> None:
+def test_another_nest_after_we_have_changed() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (soft - 1, hard))
+    nests = Nests()
     try:
-        assert bear(ready, place) is None
+        with nests.taken(outer(), None) as first:
+            pass
+        with nests.taken(outer(), None) as again:
+            assert again is first
+        with nests.taken(outer(), "another state") as other:
+            assert other is not first
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft - 1, hard))
+        with nests.taken(outer(), None) as changed:
+            assert changed is not first
+            limits = resource.prlimit(changed.pid, resource.RLIMIT_NOFILE)
+            assert limits == (soft - 1, hard)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    assert bear(ready, place) is not None
+        nests.close()
 
 
-def test_not_where_nobody_can_tell_what_we_are(
-    place: Path, ready: janitor.Janitor, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_only_so_many_idle_nests_are_kept() -> None:
+    nests = Nests()
+    try:
+        seen = []
+        for number in range(7):
+            with nests.taken(outer(), number) as one:
+                seen.append(one)
+        assert [one.alive for one in seen] == [False] * 3 + [True] * 4
+    finally:
+        nests.close()
+    assert not any(one.alive for one in seen)
+
+
+def test_nest_that_was_killed_is_made_anew() -> None:
+    nests = Nests()
+    try:
+        with nests.taken(outer(), None) as one:
+            os.kill(one.pid, 9)
+            with pytest.raises(LaunchError, match="is gone"):
+                one.bear(Plan(words=("/bin/true",), mounts=(), fds={}))
+        with nests.taken(outer(), None) as another:
+            assert another is not one
+            child = another.bear(Plan(words=("/bin/true",), mounts=(), fds={}))
+            assert isinstance(child, Bird)
+            child.close()
+    finally:
+        nests.close()
+
+
+def test_nest_that_cannot_be_made_says_why() -> None:
+    with pytest.raises(LaunchError, match="nonexistent") as caught:
+        Nest([*outer(), "--ro-bind", "/nonexistent", "/x"])
+    assert "nonexistent" in caught.value.stderr
+
+
+def test_not_where_nobody_can_tell_what_we_are(monkeypatch: pytest.MonkeyPatch) -> None:
     def forbidden(*_: object) -> os.stat_result:
         raise PermissionError
 
     with monkeypatch.context() as patched:
         # as a profile of AppArmor does
         patched.setattr(os, "stat", forbidden)
-        now = born.inheritance()
-        assert now != born.inheritance()
-    assert born.inheritance() == born.inheritance()
-    assert bear(ready, place) is not None
+        now = inheritance()
+        assert now != inheritance()
+    assert inheritance() == inheritance()
 
 
-def test_a_program_that_is_not_there(place: Path, ready: janitor.Janitor) -> None:
-    directory = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-    try:
-        child = ready.bear(directory, ["/nonexistent"], fds=(), standard=(null, null, null))
-        assert child is not None
-        assert child.wait(30) == 127
-    finally:
-        os.close(directory)
-        os.close(null)
+def test_a_program_that_is_not_there(nest: Nest) -> None:
+    reader, writer = os.pipe2(os.O_CLOEXEC)
+    child = nest.bear(Plan(words=("/nonexistent",), mounts=(), fds={2: writer}))
+    os.close(writer)
+    assert isinstance(child, Bird)
+    assert child.ends(30)
+    child.close()
+    with os.fdopen(reader) as stream:
+        assert stream.read() == "start /nonexistent: No such file or directory\n"
 
 
-def test_a_group_that_is_gone(ready: janitor.Janitor, place: Path) -> None:
+def test_a_mount_that_cannot_be_made(nest: Nest) -> None:
+    reader, writer = os.pipe2(os.O_CLOEXEC)
+    child = nest.bear(Plan(words=("/bin/true",), mounts=(("t/no/such", ""),), fds={2: writer}))
+    os.close(writer)
+    assert isinstance(child, Bird)
+    assert child.ends(30)
+    child.close()
+    with os.fdopen(reader) as stream:
+        assert stream.read() == "mount a tmpfs: /no/such: No such file or directory\n"
+
+
+def test_a_group_that_is_gone(nest: Nest, place: Path) -> None:
     gone = place / "gone"
     gone.mkdir()
     directory = os.open(gone, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     gone.rmdir()
-    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     try:
-        standard = (null, null, null)
-        assert ready.bear(directory, ["/bin/true"], fds=(), standard=standard) is None
-        # and it serves on
-        os.close(directory)
-        directory = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        child = ready.bear(directory, ["/bin/true"], fds=(), standard=standard)
-        assert child is not None
-        assert child.wait(30) == 0
+        plan = Plan(words=("/bin/true",), mounts=(), fds={}, group=directory)
+        assert nest.bear(plan) in (errno.ENODEV, errno.ENOENT)
     finally:
         os.close(directory)
-        os.close(null)
+    # and it serves on
+    assert f"/{place.name}\n" in bear(nest, place)

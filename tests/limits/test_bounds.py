@@ -19,7 +19,7 @@ from tests.limits.conftest import SLACK_SECONDS
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from sandbox_lite.spec import CommandResult
+    from sandbox_lite.spec import CommandResult, UpperKind
 
 SMALL = Limits.of(memory="256MiB", pids=64, disk="64MiB", timeout=30)
 
@@ -224,9 +224,12 @@ def test_number_of_files(sb: Sandbox) -> None:
 
 
 @pytest.mark.timeout(120)
-def test_directory_is_measured_and_stopped(rung: str, rootfs: str) -> None:
-    spec = SandboxSpec(rootfs=rootfs, upper="directory", limits=SMALL)
+@pytest.mark.parametrize("upper", ["directory", "copy"])
+def test_directory_is_measured_and_stopped(rung: str, rootfs: str, upper: UpperKind) -> None:
+    # a copy of `minimal` is larger than the disk: only what is written counts
+    spec = SandboxSpec(rootfs=rootfs, upper=upper, limits=SMALL)
     with Sandbox(spec) as sandbox:
+        assert sandbox.stats().disk_bytes < MIB
         assert sandbox.enforcement.limit("disk").by == "sampling"
         sandbox.run("cd /tmp && kept=variable && mkdir -p a/b && chmod 000 a").check()
         result = timed(sandbox, "dd if=/dev/zero of=/tmp/a/b/large bs=64k count=40000")

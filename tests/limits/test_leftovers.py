@@ -92,10 +92,11 @@ def test_every_process_is_born_in_its_group(rung: str, rootfs: str) -> None:
         return
     with Sandbox(rootfs) as sandbox:
         own = Path(f"/proc/{sandbox.pid}/cgroup").read_text()
-        # process 1, the bwrap that waits for it, and the one that waits for that
-        for process in psutil.Process(sandbox.pid).parents()[:2]:
-            assert process.name() == "bwrap"
-            assert Path(f"/proc/{process.pid}/cgroup").read_text() == own
+        # process 1, and the bwrap that waits for it; whoever bore that one stays outside
+        bwrap, bearer = psutil.Process(sandbox.pid).parents()[:2]
+        assert (bwrap.name(), bearer.name()) == ("bwrap", "sandbox-nest")
+        assert Path(f"/proc/{bwrap.pid}/cgroup").read_text() == own
+        assert Path(f"/proc/{bearer.pid}/cgroup").read_text() != own
         assert group.PREFIX in own
         assert group.PREFIX not in Path("/proc/self/cgroup").read_text().replace(LEAF, "")
         sandbox.run("sleep 50 & sleep 50 & wait", timeout=0.2)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from sandbox_lite import Mount
 from sandbox_lite.jail import bwrap
+from sandbox_lite.jail.native import nest
 
 
 def test_namespaces() -> None:
@@ -53,17 +56,33 @@ def test_mounts_are_named_by_number() -> None:
 
 
 def test_only_the_outer_bwrap_names_paths_of_the_host() -> None:
-    words = bwrap.holder(
+    words = bwrap.nest(
         lowers=[Path("/home/somebody/rootfs")],
-        upper=("--tmpfs", "/upper"),
+        uppers=Path("/home/somebody/run"),
         mounts=[Mount(source=Path("/home/somebody/in"), target="/in")],
-        control_bytes=1024,
     )
     at = words.index("/home/somebody/rootfs")
     assert words[at - 1 : at + 2] == ("--ro-bind", "/home/somebody/rootfs", "/lower/0")
     at = words.index("/home/somebody/in")
     assert words[at - 1 : at + 2] == ("--ro-bind", "/home/somebody/in", "/mounts/0")
-    assert words[-2:] == ("--tmpfs", "/control")
+    at = words.index("/home/somebody/run")
+    assert words[at - 1 : at + 2] == ("--bind", "/home/somebody/run", "/uppers")
+
+
+def test_what_the_nest_mounts_is_what_bwrap_would() -> None:
+    words = bwrap.own(
+        ("--size", "9", "--perms", "0755", "--tmpfs", "/upper", "--dir", "/upper/work"),
+        control_bytes=7,
+    )
+    assert nest.mounts(words, {"/upper": 3}, {}) == (
+        ("t/upper", "size=9,mode=0755,nr_inodes=3"), ("d/upper/work", ""),
+        ("t/shm", "mode=1777"), ("t/control", "size=7,mode=0755"),
+    )  # fmt: skip
+    assert nest.mounts(("--bind", "/var/run/x", "/upper"), {}, {"/var/run": "/uppers"}) == (
+        ("b/upper", "/uppers/x"),
+    )
+    with pytest.raises(ValueError, match="--proc"):
+        nest.mounts(("--proc", "/proc"), {}, {})
 
 
 def test_command_can_be_pasted() -> None:

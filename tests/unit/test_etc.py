@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from sandbox_lite.errors import HostError
+from sandbox_lite.errors import HostError, RootfsError
 from sandbox_lite.jail import etc
 
 if TYPE_CHECKING:
@@ -59,6 +59,30 @@ def test_missing_and_unreadable_bundles_are_passed_over(
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "nosuch"))
     monkeypatch.setenv("PIP_CERT", str(tmp_path))
     assert len(etc.extra_certificates()) == 2
+
+
+def test_link_in_a_rootfs_leads_to_nothing_of_the_host(bundle: Path, tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("user:x:1000:1000::/home/user:/bin/sh\n" + certificate("R0hJ"))
+    tree = tmp_path / "tree"
+    for name in (etc.BUNDLE, "etc/passwd"):
+        (tree / name).parent.mkdir(parents=True, exist_ok=True)
+        (tree / name).symlink_to(secret)
+    assert b"user:x" not in etc.trust([tree])[etc.BUNDLE]
+    with pytest.raises(RootfsError):
+        etc.account([tree], "user")
+    # the same link is followed where it stays inside
+    (tree / "etc/passwd").unlink()
+    (tree / "etc/passwd").symlink_to("/other")
+    (tree / "other").write_text(secret.read_text())
+    assert etc.account([tree], "user").uid == 1000
+
+
+def test_bundle_that_changes_is_read_again(bundle: Path, tmp_path: Path) -> None:
+    tree = rootfs(tmp_path, certificate("QUJD"))
+    assert certificate("SktM") not in etc.trust([tree])[etc.BUNDLE].decode()
+    bundle.write_text(certificate("SktM"))
+    assert certificate("SktM") in etc.trust([tree])[etc.BUNDLE].decode()
 
 
 def test_layer_is_made_once_and_shared(bundle: Path, tmp_path: Path) -> None:

@@ -76,7 +76,7 @@ def test_pages_of_a_tmpfs_are_memory_to_the_kernel() -> None:
 
 def held_by(spec: SandboxSpec, holds: set[LimitName], upper: states.UpperKind = "tmpfs") -> None:
     asked = states.ask(spec.limits, upper, spec.mounts)
-    found = states.states(spec.limits, holds, upper, asked, inodes=True)
+    found = states.states(spec.limits, holds, upper, asked)
     states.check(spec, found, Probe(usable=True, detail="this host"), "a remedy")
 
 

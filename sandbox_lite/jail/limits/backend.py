@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from contextlib import AbstractContextManager
+    from contextlib import AbstractContextManager, ExitStack
 
     from sandbox_lite.spec import LimitName
 
@@ -51,8 +51,15 @@ class Box(Protocol):
     def group(self) -> int | None:
         """Descriptor of the one directory in which the first bwrap can be born, if there is one."""
 
-    def spawning(self) -> AbstractContextManager[None]:
-        """Return the context in which a thread starts the first bwrap, where that takes it in."""
+    def adopt(self, pid: int) -> None:
+        """Put a process where it may start children in `group`.
+
+        Raises:
+            HostError: The kernel refuses.
+        """
+
+    def open_tasks(self, stack: ExitStack) -> tuple[int, ...]:
+        """Return descriptors of files by which a process of one thread enters by itself."""
 
     def enter(self, pid: int) -> None:
         """Take in the process that becomes the sandbox, before it runs anything."""

@@ -9,7 +9,6 @@ import contextlib
 import errno
 import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sandbox_lite.errors import HostError
@@ -20,6 +19,7 @@ from sandbox_lite.jail.owner import Owner
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+    from pathlib import Path
 
     from sandbox_lite.jail.limits.delegation import Ground
     from sandbox_lite.spec import LimitName
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _PERIOD_US = 100_000
 _GIVES_WAY = 10
 """A sandbox has so small a part of a busy processor, beside the host's own programs: nice 10."""
-_BRIDGE = 2
+_BRIDGE = 1
 """Bwraps that wait outside the jail's own pid namespace are in the group as well."""
 
 _LIMIT_OF: Mapping[str, LimitName] = {"memory": "memory", "pids": "pids", "cpu": "cpus"}
@@ -117,11 +117,6 @@ def _settings_v1(ask: Ask) -> Iterator[_Setting]:
     )
 
 
-def _move_thread(path: Path) -> None:
-    """Move the calling thread into a group of version 1."""
-    (path / "tasks").write_text("0")
-
-
 def _fields(text: str) -> dict[str, int]:
     pairs = (line.split() for line in text.splitlines())
     return {pair[0]: int(pair[1]) for pair in pairs if len(pair) == 2 and pair[1].isdigit()}
@@ -145,38 +140,45 @@ class CgroupBox:
     def protect(self, first: int) -> None:
         """Nothing: process 1 was born here."""
 
-    @contextlib.contextmanager
-    def spawning(self) -> Iterator[None]:
-        """Let the calling thread, and it alone, stand here while it starts a child.
+    def adopt(self, pid: int) -> None:
+        """Put a process where it may start children in the group.
+
+        Raises:
+            HostError: The kernel refuses.
+        """
+        place = self._ground.nest
+        if place is not None:
+            with self._moving(place):
+                self._ground.move(pid, place)
+
+    def open_tasks(self, stack: contextlib.ExitStack) -> tuple[int, ...]:
+        """Return descriptors of files by which a process of one thread enters by itself.
 
         Of version 1 only. Whoever moves itself, and one thread, waits for nobody; to move a whole
         process or another one the kernel waits until every processor has seen it: some 5 ms.
         """
         if not self._names.threads_move:
-            yield
-            return
-        places = dict.fromkeys(self._paths.values())
-        with contextlib.ExitStack() as back:
-            for path in places:
-                back.callback(_move_thread, path.parent)
-                _move_thread(path)
-            yield
+            return ()
+        fds = []
+        for path in dict.fromkeys(self._paths.values()):
+            fds.append(os.open(path / "tasks", os.O_WRONLY | os.O_CLOEXEC))
+            stack.callback(os.close, fds[-1])
+        return tuple(fds)
 
     def enter(self, pid: int) -> None:
-        """Move the two bwraps here, of which this is the inner one, unless they were born here.
+        """Move the process here that becomes bwrap, and waits for that.
 
         Raises:
             HostError: The kernel refuses.
         """
-        if self._names.threads_move:
-            return
-        path = next(iter(self._paths.values()))
+        place = next(iter(self._paths.values()))
+        with self._moving(place):
+            self._ground.move(pid, place)
+
+    @contextlib.contextmanager
+    def _moving(self, path: Path) -> Iterator[None]:
         try:
-            if Path(f"/proc/{pid}/cgroup").read_text().rstrip().endswith(f"/{path.name}"):
-                return
-            parent = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-            for one in (parent, pid):
-                self._ground.move(one, path)
+            yield
         except (ProcessLookupError, FileNotFoundError):
             # it has ended already: what it said of that is the better message
             return

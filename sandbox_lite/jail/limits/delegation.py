@@ -88,6 +88,11 @@ class Ground:
     unit: str = ""
     """The scope that the service manager made for us, if it did."""
 
+    @property
+    def nest(self) -> Path | None:
+        """Where whoever starts children in our groups must stand; None: where we do."""
+        return next(iter(self.controllers.values())) / _KEEPER if self.unit else None
+
     def move(self, pid: int, path: Path) -> None:
         """Move a process into a group below.
 

@@ -74,21 +74,16 @@ class TmpfsDisk:
                 used += (found.f_blocks - found.f_bfree) * found.f_frsize
         return DiskUse(used_bytes=used, tmpfs_bytes=used, full=frozenset(full))
 
-    def await_inodes(self, count: int) -> bool:
-        """Wait until the disk takes that many files; False where it comes to no such bound."""
-        deadline = time.monotonic() + _INODE_SECONDS
-        while os.fstatvfs(self._fds["disk"]).f_files != count:
-            if time.monotonic() > deadline:
-                return False
-            time.sleep(0.0005)
-        return True
-
 
 class DirectoryDisk:
     """An upper layer on a disk of the host, measured by walking it."""
 
-    def __init__(self, path: Path, limit_bytes: int | None, shm: TmpfsDisk) -> None:
+    def __init__(
+        self, path: Path, limit_bytes: int | None, shm: TmpfsDisk, given: Measure | None = None
+    ) -> None:
+        """Look at a directory; `given` is what it held before the sandbox wrote anything."""
         self._path = path
+        self._given = given or Measure()
         self._limit = limit_bytes
         self._shm = shm
         self._used = 0
@@ -133,7 +128,8 @@ class DirectoryDisk:
         # what cannot be looked at, for want of descriptors, is as it was
         with contextlib.suppress(OSError):
             found = measure(self._path)
-            self._used, self._files = found.used_bytes, found.files
+            self._used = max(0, found.used_bytes - self._given.used_bytes)
+            self._files = max(0, found.files - self._given.files)
 
 
 def _free_bytes(path: Path) -> int:

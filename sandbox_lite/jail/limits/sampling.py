@@ -92,9 +92,12 @@ class SampledBox:
 
     group: int | None = None
 
-    def spawning(self) -> contextlib.AbstractContextManager[None]:
-        """Nothing to enter."""
-        return contextlib.nullcontext()
+    def adopt(self, pid: int) -> None:
+        """Nothing: there is no group."""
+
+    def open_tasks(self, stack: contextlib.ExitStack) -> tuple[int, ...]:
+        """Return none: there is no group."""
+        return ()
 
     def enter(self, pid: int) -> None:
         """Nothing to enter."""

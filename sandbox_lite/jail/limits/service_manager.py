@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from jeepney import Message
 
 _TIMEOUT_SECONDS = 10.0
+_NUDGE_SECONDS = 0.02
 _MANAGER = {
     "object_path": "/org/freedesktop/systemd1",
     "bus_name": "org.freedesktop.systemd1",
@@ -32,13 +34,18 @@ def _ask_directly(message: Message) -> Message:
     Raises:
         OSError: It does not answer.
     """
-    from jeepney import HeaderFields
+    from jeepney import DBusAddress, HeaderFields, MessageFlag, new_method_call
     from jeepney.io.blocking import prep_socket
     from jeepney.low_level import Parser
 
+    peer = DBusAddress("/", _MANAGER["bus_name"], "org.freedesktop.DBus.Peer")
+    ping = new_method_call(peer, "Ping")
+    ping.header.flags |= MessageFlag.no_reply_expected
+    deadline = time.monotonic() + _TIMEOUT_SECONDS
+    serial = 1
     with prep_socket(str(_runtime_dir() / "systemd" / "private"), timeout=_TIMEOUT_SECONDS) as sock:
-        sock.settimeout(_TIMEOUT_SECONDS)
-        sock.sendall(message.serialise(serial=1))
+        sock.sendall(message.serialise(serial=serial))
+        sock.settimeout(_NUDGE_SECONDS)
         parser = Parser()
         while True:
             reply = parser.get_next_message()
@@ -46,7 +53,16 @@ def _ask_directly(message: Message) -> Message:
                 if reply.header.fields.get(HeaderFields.reply_serial) == 1:
                     return cast("Message", reply)
                 continue
-            data = sock.recv(65536)
+            try:
+                data = sock.recv(65536)
+            except TimeoutError:
+                if time.monotonic() > deadline:
+                    raise
+                # a message that it reads together with the end of the greeting lies in its buffer
+                # until something else comes
+                serial += 1
+                sock.sendall(ping.serialise(serial=serial))
+                continue
             if not data:
                 raise ConnectionResetError(errno.ECONNRESET, "it hung up")
             parser.add_data(data)

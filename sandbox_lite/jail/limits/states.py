@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from sandbox_lite.jail.limits.backend import Probe
     from sandbox_lite.spec import LimitName, Limits, Mount, SandboxSpec
 
-UpperKind = Literal["tmpfs", "directory"]
+UpperKind = Literal["tmpfs", "directory", "copy"]
 
 
 def ask(limits: Limits, upper: UpperKind, mounts: Sequence[Mount]) -> Ask:
@@ -28,7 +28,7 @@ def ask(limits: Limits, upper: UpperKind, mounts: Sequence[Mount]) -> Ask:
 
 
 def states(
-    limits: Limits, holds: Collection[LimitName], upper: UpperKind, asked: Ask, *, inodes: bool
+    limits: Limits, holds: Collection[LimitName], upper: UpperKind, asked: Ask
 ) -> tuple[LimitState, ...]:
     """Return how each limit is held."""
     kernel_memory = "memory" in holds and asked.memory_bytes is not None
@@ -37,8 +37,6 @@ def states(
         total = format_size(asked.memory_bytes or 0)
         memory = f"memory, disk and /dev/shm together are held to {total} by the kernel"
     disk = "a tmpfs" if upper == "tmpfs" else "a directory, measured by walking it"
-    if upper == "tmpfs" and not inodes:
-        disk += "; the number of files is not bounded"
     found = (
         LimitState(name="memory", value=limits.memory_bytes, by="sampling", detail=memory),
         LimitState(

@@ -17,6 +17,7 @@ may be moved or copied as it is.
 from __future__ import annotations
 
 import fcntl
+import functools
 import os
 import secrets
 from contextlib import contextmanager, suppress
@@ -63,6 +64,12 @@ __all__ = [
 _TREES = ".trees"
 _STAGE = ".stage-"
 _LINK = ".link-"
+
+
+@functools.lru_cache(maxsize=16)
+def _read(text: bytes) -> RootfsInfo:
+    # every start reads the same one, which names some hundred packages
+    return RootfsInfo.from_json(text)
 
 
 class Stage:
@@ -372,7 +379,7 @@ class Store:
             ) from None
         try:
             # the name is the link's: a rootfs may be renamed by moving its link
-            return replace(RootfsInfo.from_json(text), name=name, path=path)
+            return replace(_read(text), name=name, path=path)
         except RootfsError as error:
             raise RootfsError(f"rootfs {name!r}: {error.message}", hint=again) from error
 

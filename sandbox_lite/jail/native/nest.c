@@ -1,0 +1,138 @@
+/* Bears sandboxes: waits in a mount namespace that holds their layers, and starts bwrap there.
+ *
+ * A bwrap of each sandbox's own that makes such a namespace took a third of its start. Here the
+ * child gets a copy of it by clone3, in its control group from its first moment on, adds what is
+ * the sandbox's alone, and becomes the bwrap that makes the jail. To be asked as first.c is.
+ */
+
+#include "kernel.h"
+
+enum { BEAR = 'B' };
+enum { CLONE_NEWNS = 0x20000, CLONE_PIDFD = 0x1000 };
+enum { MS_NOSUID = 2, MS_NODEV = 4, MS_BIND = 4096, F_DUPFD_CLOEXEC = 1030, SIGKILL = 9,
+       PR_CAP_AMBIENT = 47, PR_CAP_AMBIENT_CLEAR_ALL = 4, FAILED = 1,
+       MOST = 16384 };
+
+/* Of the request's descriptors the first is this one; then come the directory of the group to be
+ * born in, the `tasks` files of groups to enter, what to wait for, and those to hand on. Behind it:
+ * the numbers of the latter; mounts, each two strings; the words of the program. */
+struct plan { u32 groups, tasks, waits, fds, mounts, words; };
+
+struct clone_args {
+    unsigned long long flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls,
+        set_tid, set_tid_size, cgroup;
+};
+
+static void check(long result, const char *doing, const char *what)
+{
+    if (result < 0)
+        fail(doing, what, result, FAILED);
+}
+
+static void mount_one(const char *target, const char *options)
+{
+    const char *path = target + 1;
+    switch (target[0]) {
+    case 't':
+        check(call(SYS_mount, (long)"tmpfs", (long)path, (long)"tmpfs", MS_NOSUID | MS_NODEV,
+                   (long)options, 0), "mount a tmpfs: ", path);
+        break;
+    case 'b':
+        check(call(SYS_mount, (long)options, (long)path, 0, MS_BIND, 0, 0), "bind: ", path);
+        break;
+    default:
+        check(CALL3(SYS_mkdirat, AT_FDCWD, path, 0755), "make a directory: ", path);
+    }
+}
+
+static void become(struct plan *plan, int count, i32 parent)
+{
+    CALL2(SYS_prctl, PR_SET_PDEATHSIG, SIGKILL);
+    if (CALL1(SYS_getppid, 0) != parent)
+        CALL1(SYS_exit_group, FAILED);
+    i32 *numbers = (i32 *)(plan + 1), *handed = given + 1 + plan->groups + plan->tasks + plan->waits;
+    i32 *others = given + 1 + plan->groups, highest = SIGNAL;
+    for (int n = 0; n < count; n++)
+        highest = given[n] > highest ? given[n] : highest;
+    for (u32 n = 0; n < plan->fds; n++)
+        highest = numbers[n] > highest ? numbers[n] : highest;
+    /* all out of the way of the numbers that are wanted */
+    for (int n = 0; n < count; n++)
+        given[n] = (i32)CALL3(SYS_fcntl, given[n], F_DUPFD_CLOEXEC, highest + 1);
+    for (u32 n = 0; n < plan->fds; n++)
+        CALL3(SYS_dup3, handed[n], numbers[n], 0);
+    /* Whoever moves itself, and one thread, waits for nobody: of version 1. */
+    for (u32 n = 0; n < plan->tasks; n++)
+        check(CALL3(SYS_write, others[n], "0", 1), "enter the control group", "");
+    if (plan->waits) {
+        char one;
+        CALL3(SYS_read, others[plan->tasks], &one, 1);
+    }
+    const char *text = (char *)(numbers + plan->fds);
+    for (u32 n = 0; n < plan->mounts; n++) {
+        const char *options = after(text);
+        mount_one(text, options);
+        text = after(options);
+    }
+    static char *words[MOST + 1];
+    if (plan->words > MOST)
+        fail("start bwrap", "", -E2BIG, FAILED);
+    for (u32 n = 0; n < plan->words; n++, text = after(text))
+        words[n] = (char *)text;
+    char *nothing[1] = {0};
+    default_signals();
+    CALL1(SYS_setsid, 0);
+    /* bwrap refuses capabilities that it did not expect */
+    call(SYS_prctl, PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0, 0);
+    long error = CALL3(SYS_execve, words[0], words, nothing);
+    fail("start ", words[0], error, FAILED);
+}
+
+/* The pid of the child, or an error; `pidfd` is a descriptor of it. */
+static i32 bear(int count, i32 *pidfd)
+{
+    if (!count)
+        return -EINVAL;
+    struct plan *plan = (struct plan *)content(given[0], sizeof(struct plan));
+    i32 parent = (i32)CALL1(SYS_getpid, 0);
+    struct clone_args how = {0};
+    how.flags = CLONE_NEWNS | CLONE_PIDFD;
+    how.pidfd = (ulong)pidfd;
+    how.exit_signal = SIGCHLD;
+    ulong size = 64; /* without a group: as of Linux 5.3 */
+    if (plan->groups) {
+        how.flags |= 0x200000000ull; /* CLONE_INTO_CGROUP, since Linux 5.7 */
+        how.cgroup = (ulong)given[1];
+        size = sizeof how;
+    }
+    long pid = CALL2(SYS_clone3, &how, size);
+    if (pid < 0 && !plan->groups) /* a container's filter may not know it */
+        pid = call(SYS_clone, CLONE_NEWNS | CLONE_PIDFD | SIGCHLD, 0, (long)pidfd, 0, 0, 0);
+    if (pid == 0)
+        become(plan, count, parent);
+    CALL2(SYS_munmap, plan, CALL3(SYS_lseek, given[0], 0, 2));
+    return (i32)pid;
+}
+
+void serve(ulong *stack)
+{
+    rename((char *)stack[1], "sandbox-nest");
+    begin();
+    for (;;) {
+        struct message asked = {0, 0, 0, 0};
+        int count = 0;
+        if (next(&asked, &count)) {
+            i32 status;
+            while (CALL4(SYS_wait4, -1, &status, WNOHANG, 0) > 0)
+                ;
+        }
+        if (asked.verb) {
+            i32 pidfd = -1;
+            i32 pid = asked.verb == BEAR ? bear(count, &pidfd) : -EINVAL;
+            leave(count);
+            send(asked.verb, asked.number, asked.key, pid, pid > 0 ? pidfd : -1);
+            if (pid > 0)
+                CALL1(SYS_close, pidfd);
+        }
+    }
+}

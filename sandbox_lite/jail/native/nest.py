@@ -1,0 +1,86 @@
+"""What the nest understands: a sandbox to bear."""
+
+from __future__ import annotations
+
+import os
+import struct
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+BEAR = ord("B")
+_PLAN = struct.Struct("=6I")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """A bwrap to start, and what is its sandbox's alone in the mount namespace around it."""
+
+    words: tuple[str, ...]
+    """The program, by its path, and its arguments; its environment is empty."""
+    mounts: tuple[tuple[str, str], ...]
+    fds: Mapping[int, int]
+    """The numbers that it shall find, each with our descriptor."""
+    group: int | None = None
+    """Descriptor of the directory of the control group to be born in."""
+    tasks: tuple[int, ...] = ()
+    """Descriptors of the `tasks` files of the groups to enter."""
+    waits: int | None = None
+    """Descriptor from which it reads before it goes on."""
+
+    def encoded(self) -> bytes:
+        """Return what the nest reads."""
+        head = _PLAN.pack(
+            self.group is not None, len(self.tasks), self.waits is not None, len(self.fds),
+            len(self.mounts), len(self.words),
+        )  # fmt: skip
+        numbers = struct.pack(f"={len(self.fds)}i", *self.fds)
+        strings = [word for pair in self.mounts for word in pair]
+        text = b"".join(os.fsencode(word) + b"\0" for word in (*strings, *self.words))
+        return head + numbers + text
+
+    def descriptors(self) -> tuple[int, ...]:
+        """Return those that go with it, in the order in which the nest takes them."""
+        single = (one for one in (self.group,) if one is not None)
+        waits = (one for one in (self.waits,) if one is not None)
+        return (*single, *self.tasks, *waits, *self.fds.values())
+
+
+def mounts(
+    words: Sequence[str], inodes: Mapping[str, int], places: Mapping[str, str]
+) -> tuple[tuple[str, str], ...]:
+    """Return what bwrap would do for these words of its own, in a form for the nest.
+
+    Args:
+        words: `--size`, `--perms`, `--tmpfs`, `--dir` and `--bind`, as bwrap takes them.
+        inodes: How many files each tmpfs takes, by its path, which bwrap cannot be told.
+        places: Directories of the host, each with its name in the nest.
+    """
+    return tuple(_mounts(iter(words), inodes, places))
+
+
+def _mounts(
+    words: Iterator[str], inodes: Mapping[str, int], places: Mapping[str, str]
+) -> Iterator[tuple[str, str]]:
+    options: dict[str, str] = {}
+    for word in words:
+        if word == "--size":
+            options["size"] = next(words)
+        elif word == "--perms":
+            options["mode"] = next(words)
+        elif word == "--dir":
+            yield f"d{next(words)}", ""
+        elif word == "--tmpfs":
+            target = next(words)
+            if target in inodes:
+                options["nr_inodes"] = str(inodes[target])
+            yield f"t{target}", ",".join(f"{name}={value}" for name, value in options.items())
+            options = {}
+        elif word == "--bind":
+            source, target = next(words), next(words)
+            base, _, name = source.rpartition("/")
+            yield f"b{target}", f"{places[base]}/{name}"
+        else:
+            raise ValueError(word)

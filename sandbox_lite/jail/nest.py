@@ -1,0 +1,258 @@
+"""The host's end of the nest: a process in a pruned mount namespace, from which sandboxes are born.
+
+What a sandbox is put on (layers, libraries of bwrap, directories of the host) is bound there once
+under neutral names, and every sandbox that is put on the same gets a copy. So a start depends
+neither on how many mounts the host has, nor on how large or threaded this program is.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import itertools
+import os
+import select
+import signal
+import socket
+import subprocess
+import threading
+import time
+from array import array
+from io import FileIO
+from typing import TYPE_CHECKING
+
+from sandbox_lite.errors import LaunchError
+from sandbox_lite.jail import native
+from sandbox_lite.jail.inheritance import inheritance
+from sandbox_lite.jail.native import nest as native_nest
+from sandbox_lite.jail.process import pidfd_signal, spawn
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable, Iterable, Iterator, Sequence
+    from pathlib import Path
+
+START_SECONDS = 60.0
+_END_SECONDS = 5.0
+_MOST_IDLE = 4
+_MOST_FDS = 8
+
+
+def states(paths: Iterable[Path | str]) -> Hashable:
+    """Return what tells directories from others that had their paths before them."""
+    found = (os.stat(path) for path in paths)  # noqa: PTH116  # some are strings
+    return tuple((one.st_dev, one.st_ino) for one in found)
+
+
+class Bird:
+    """A process that a nest has borne: of its end only its descriptor tells, for the nest reaps."""
+
+    def __init__(self, pid: int, pidfd: int) -> None:
+        self.pid = pid
+        self._pidfd = FileIO(pidfd, "rb")
+
+    def ends(self, seconds: float) -> bool:
+        """Wait for its end; whether it came within so many seconds."""
+        if self._pidfd.closed:
+            return True
+        poll = select.poll()
+        poll.register(self._pidfd, select.POLLIN)
+        return bool(poll.poll(seconds * 1000))
+
+    def kill(self) -> None:
+        """Kill it."""
+        if not self._pidfd.closed:
+            pidfd_signal(self._pidfd.fileno(), signal.SIGKILL)
+
+    def close(self) -> None:
+        """Let go of it."""
+        self._pidfd.close()
+
+
+class Nest:
+    """One nest, as long as something is born from it, and some time beyond."""
+
+    def __init__(self, outer: Sequence[str]) -> None:
+        """Start it and wait until it serves.
+
+        Args:
+            outer: The bwrap that makes its namespace.
+
+        Raises:
+            LaunchError: It does not; `stderr` is what bwrap said.
+        """
+        self.users = 0
+        self.settled = False
+        """Whether it was moved to where it may put children into our control groups."""
+        self._lock = threading.Lock()
+        self._numbers = itertools.count(1)
+        self._process: subprocess.Popen[bytes] | None = None
+        self._gone = False
+        program = native.descriptor("nest")
+        argv = (*outer, "--", f"/proc/self/fd/{program}")
+        reader, writer = os.pipe2(os.O_CLOEXEC)
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._socket = ours
+        with FileIO(reader, "rb") as errors, FileIO(writer, "wb") as said, theirs:
+            try:
+                self._process = spawn(
+                    argv, fds=(program,), stdin=theirs.fileno(), stdout=said.fileno(),
+                    stderr=said.fileno(), new_session=True, own=self._own,
+                )  # fmt: skip
+                theirs.close()
+                said.close()
+                message, _ = self._receive(START_SECONDS)
+                if message is None:
+                    with contextlib.suppress(subprocess.TimeoutExpired):
+                        self._process.wait(_END_SECONDS)
+                    os.set_blocking(errors.fileno(), False)
+                    stderr = (errors.read(65536) or b"").decode(errors="replace").strip()
+                    raise LaunchError(
+                        f"the place from which sandboxes start did not come up: {stderr}",
+                        hint="run: sandbox-lite doctor", argv=argv, stderr=stderr,
+                    )  # fmt: skip
+                self.pid = message[3]
+            except BaseException:
+                self.close()
+                raise
+
+    def _own(self, process: subprocess.Popen[bytes]) -> None:
+        self._process = process
+
+    def _receive(self, seconds: float) -> tuple[tuple[int, ...] | None, list[int]]:
+        poll = select.poll()
+        poll.register(self._socket, select.POLLIN)
+        if not poll.poll(seconds * 1000):
+            return None, []
+        try:
+            data, fds, _, _ = socket.recv_fds(
+                self._socket, native.MESSAGE.size, _MOST_FDS, socket.MSG_CMSG_CLOEXEC
+            )
+        except ConnectionError:
+            return None, []
+        if len(data) != native.MESSAGE.size:
+            return None, fds
+        return native.MESSAGE.unpack(data), fds
+
+    def bear(self, plan: native_nest.Plan) -> Bird | int:
+        """Start a program there.
+
+        Returns:
+            It, or the kernel's errno where it could not be started.
+
+        Raises:
+            LaunchError: The nest is gone.
+        """
+        with contextlib.ExitStack() as stack, self._lock:
+            memory = native.memory_file(stack, plan.encoded())
+            number = next(self._numbers)
+            order = native.MESSAGE.pack(native_nest.BEAR, number, 0, 0)
+            rights = array("i", (memory, *plan.descriptors()))
+            with contextlib.suppress(ConnectionError):
+                self._socket.sendmsg([order], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
+            deadline = time.monotonic() + START_SECONDS
+            while True:
+                message, fds = self._receive(max(0.0, deadline - time.monotonic()))
+                if message is None:
+                    self._gone = True
+                    raise LaunchError(
+                        "the process from which sandboxes start is gone",
+                        hint="somebody killed it; try again",
+                    )
+                if message[1] == number:
+                    break
+                for fd in fds:  # of one whose caller was interrupted: its sandbox has no owner
+                    pidfd_signal(fd, signal.SIGKILL)
+                    os.close(fd)
+        return Bird(message[3], fds[0]) if message[3] > 0 and fds else -message[3]
+
+    @property
+    def alive(self) -> bool:
+        """Whether it still runs."""
+        return not self._gone and self._process is not None and self._process.poll() is None
+
+    def close(self) -> None:
+        """End it; nothing that was born there may be in use any more."""
+        self._socket.close()
+        if self._process is not None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(_END_SECONDS)
+            if self._process.returncode is None:
+                self._process.kill()
+                self._process.wait()
+
+    def drop(self) -> None:
+        """Let go of it in a forked child: it is the parent's."""
+        self._socket.close()
+        if self._process is not None:
+            self._process.returncode = 0  # not ours to wait for, and Popen need not complain
+
+
+class Nests:
+    """Those of this program, each for another place to put sandboxes on."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._nests: dict[Hashable, Nest] = {}
+
+    @contextlib.contextmanager
+    def taken(self, outer: Sequence[str], state: Hashable) -> Iterator[Nest]:
+        """Yield the nest that these words make, and keep it until the block ends.
+
+        Args:
+            outer: The words of its bwrap.
+            state: What else it must not differ in: what the directories were that the words name.
+
+        Raises:
+            LaunchError: It cannot be started; `stderr` is what bwrap said.
+        """
+        nest = self._take((tuple(outer), state, inheritance()), outer)
+        owner = os.getpid()
+        try:
+            yield nest
+        finally:
+            if owner == os.getpid():
+                self._give_back(nest)
+
+    def _take(self, key: Hashable, outer: Sequence[str]) -> Nest:
+        with self._lock:
+            nest = self._nests.pop(key, None)
+            if nest is not None and not nest.alive:
+                # with it whatever was born there has ended, and its users are about to learn it
+                if not nest.users:
+                    nest.close()
+                nest = None
+            if nest is None:
+                nest = Nest(outer)
+            nest.users += 1
+            self._nests[key] = nest  # the last one used stands last
+            return nest
+
+    def _give_back(self, nest: Nest) -> None:
+        with self._lock:
+            nest.users -= 1
+            known = nest in self._nests.values()
+            idle = [key for key, one in self._nests.items() if not one.users]
+            old = [self._nests.pop(key) for key in idle[: max(0, len(idle) - _MOST_IDLE)]]
+        for one in old if known or nest.users else (*old, nest):
+            one.close()
+
+    def close(self) -> None:
+        """End them all: the program ends."""
+        with self._lock:
+            nests, self._nests = list(self._nests.values()), {}
+        for one in nests:
+            one.close()
+
+    def after_fork(self) -> None:
+        """Forget the parent's in a forked child."""
+        self._lock = threading.Lock()
+        for one in self._nests.values():
+            one.drop()
+        self._nests = {}
+
+
+SHARED = Nests()
+"""Those of this program."""
+
+os.register_at_fork(after_in_child=SHARED.after_fork)
+atexit.register(SHARED.close)
