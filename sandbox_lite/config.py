@@ -12,12 +12,12 @@ import os
 import re
 import tomllib
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit, urlunsplit
 
 from sandbox_lite.errors import HostError, SpecError
 from sandbox_lite.jail import places
-from sandbox_lite.spec import LEAST_CPUS, Limits, parse_size
+from sandbox_lite.spec import IDS, LEAST_CPUS, Limits, parse_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -58,6 +58,13 @@ def _size(value: object) -> str:
         parse_size(text)
     except SpecError:
         raise ValueError("a size such as 512MiB") from None
+    return text
+
+
+def _ids(value: object) -> str:
+    text = _text(value)
+    if text not in IDS:
+        raise ValueError(" or ".join(IDS))
     return text
 
 
@@ -152,6 +159,9 @@ class Settings:
     model_timeout: float = _setting(_seconds, "seconds for one request", default=600.0)
     model_retries: int = _setting(_retries, "further tries of a failed request", default=4)
     rootfs: str = _setting(_text, "root file system of sandboxes", default="standard")
+    ids: Literal["own", "subordinate"] = _setting(
+        _ids, "own, or subordinate: chown and su are real, by the host's /etc/subuid", default="own"
+    )
     network: str | None = _setting(
         _text, "network mode of sandboxes; none is web for run, and no network elsewhere"
     )

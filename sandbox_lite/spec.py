@@ -264,6 +264,10 @@ class PublishedPort:
 
 UpperKind = Literal["auto", "tmpfs", "directory", "copy"]
 
+Ids = Literal["own", "subordinate"]
+"""`own`: the caller's id alone, and root is pretended. `subordinate`: 65535 others beside it."""
+IDS: tuple[Ids, ...] = ("own", "subordinate")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SandboxSpec:
@@ -287,6 +291,8 @@ class SandboxSpec:
     hostname: str = "sandbox"
     user: str = "root"
     """Whom everything inside belongs to and runs as: an account of the rootfs."""
+    ids: Ids = "own"
+    """Which ids there are inside: with `subordinate`, those of subuid(5), chown and su are real."""
     upper: UpperKind = "auto"
     """Where writes go; `auto` takes a tmpfs where the kernel can, else a directory.
 
@@ -304,6 +310,15 @@ class SandboxSpec:
             raise SpecError(f"not a host name: {self.hostname!r}")
         if re.fullmatch(r"[a-z_][a-z0-9_-]{0,31}", self.user) is None:
             raise SpecError(f"not a user name: {self.user!r}")
+        if self.ids not in IDS:
+            raise SpecError(f"ids is one of {', '.join(IDS)}, not {self.ids!r}")
+        if self.ids == "subordinate" and self.user != "root":
+            # whoever is not root could make no use of another id: set-user-ID has no effect
+            raise SpecError(
+                f"ids 'subordinate' and the user {self.user!r} do not go together",
+                hint="own ids, or start as root and have it run:"
+                f" runuser -u {self.user} -- COMMAND",
+            )
         unknown = set(self.allow_weaker) - set(WEAKER_NAMES)
         if unknown:
             raise SpecError(
@@ -491,6 +506,8 @@ class Enforcement:
     """Those that uid 0 inside holds over its own user namespace; another user holds none."""
     user: str = "root"
     """Whom everything inside belongs to and runs as."""
+    ids: Ids = "own"
+    """`subordinate`: chown, setuid and their like are real."""
     backend: str = ""
     """Who holds the limits: `cgroup2`, `cgroup1` or `sampling`."""
     limits: tuple[LimitState, ...] = ()

@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from sandbox_lite import Limits
-from sandbox_lite.jail import nest
+from sandbox_lite.jail import nest, subids
 from sandbox_lite.jail.egress.addresses import is_public
 from sandbox_lite.jail.network import packages
 from sandbox_lite.jail.rootfs import debian, recipe
@@ -32,6 +32,7 @@ ALLOWED_SKIPS: dict[str, str] = {
     "cgroup1": "a host has one version, and an ordinary user is given none of the first",
     "cgroup2": "the same; emulated hosts have it, see tests/limits/run-everywhere",
     "another rung than the one under test": "on an emulated host, one is named",
+    "subordinate ids": "an administrator gives them, and no test may; useradd did to CI's user",
     "an open /dev/net/tun": "root's alone on some hosts; CI runs every test as root as well",
     "transformers": "a gigabyte of torch; run once by hand, see tests/live",
 }
@@ -67,6 +68,12 @@ def require(present: bool, thing: str) -> None:
     if MUST_WORK and thing not in ALLOWED_SKIPS:
         pytest.fail(f"this host lacks {thing}, and CI must not skip it")
     pytest.skip(f"this host lacks {thing}")
+
+
+def require_subordinate_ids() -> None:
+    """Skip a test where this user has none, or no newuidmap."""
+    problem = subids.missing()
+    require(problem is None, "subordinate ids")
 
 
 def private_mirrors() -> tuple[str, ...]:

@@ -51,6 +51,12 @@ AllowPrivate = Annotated[
 User = Annotated[
     str, typer.Option("--user", "-u", metavar="NAME", help="For programs that refuse root.")
 ]
+IdsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--ids", metavar="own|subordinate", help="subordinate: true root, by the host's subuids."
+    ),
+]
 Ports = Annotated[
     list[str] | None,
     typer.Option(
@@ -105,6 +111,7 @@ def execute(
     allow_private: AllowPrivate = None,
     publish: Ports = None,
     user: User = "root",
+    ids: IdsOption = None,
     timeout: Annotated[
         float | None, typer.Option(metavar="SECONDS", help="End it after so long (exit code 124).")
     ] = None,
@@ -148,7 +155,7 @@ def execute(
     if kept is not None:
         refuse_for_kept(
             kept, rootfs=rootfs, network=network, allow=allow, allow_private=allow_private,
-            publish=publish, user=None if user == "root" else user, mount=mount,
+            publish=publish, user=None if user == "root" else user, ids=ids, mount=mount,
             input=input_dir, output=output_dir,
             memory=memory, cpus=cpus, pids=pids, disk=disk, wall=wall, allow_weaker=allow_weaker,
         )  # fmt: skip
@@ -159,14 +166,14 @@ def execute(
     settings = config.load(
         {
             "rootfs": rootfs, "network": network, "allow": allow, "allow_private": allow_private,
-            "memory": memory, "cpus": cpus, "pids": pids,
+            "ids": ids, "memory": memory, "cpus": cpus, "pids": pids,
             "disk": disk, "wall": wall,
         }
     )  # fmt: skip
     source, target = transfer.checked_input(input_dir), transfer.checked_output(output_dir)
     sandbox = Sandbox(
         settings.rootfs, network=settings.network_or("none"), allow=settings.allow,
-        allow_private=settings.allow_private, publish=ports(publish), user=user,
+        allow_private=settings.allow_private, publish=ports(publish), user=user, ids=settings.ids,
         workdir=workdir, env=variables(env or ()),
         mounts=mounts(mount or ()), limits=settings.limits(timeout),
         allow_weaker=weaker(allow_weaker),
@@ -378,6 +385,8 @@ def _as_json(
         "limits": {state.name: dataclasses.asdict(state) for state in enforcement.limits},
         "backend": enforcement.backend,
         "rootfs": enforcement.rootfs,
+        "user": enforcement.user,
+        "ids": enforcement.ids,
         "network": enforcement.network,
         "reachable": enforcement.reachable,
         "carrier": enforcement.carrier,

@@ -83,8 +83,9 @@ def perform(job: Job, view: View) -> JobResult:
     transfer.checked_output(job.output_dir)
     _checked_run_dir(job)
     sandbox = Sandbox(
-        settings.rootfs, network=settings.network_or(job.default_network), allow=settings.allow,
-        allow_private=settings.allow_private, publish=job.publish, workdir=prompt.working_dir,
+        settings.rootfs, network=settings.network_or(job.default_network), ids=settings.ids,
+        allow=settings.allow, allow_private=settings.allow_private, publish=job.publish,
+        workdir=prompt.working_dir,
         limits=settings.limits(settings.timeout), allow_weaker=job.allow_weaker,
     )  # fmt: skip
     with Model(_model_settings(job)) as model, sandbox:

@@ -20,6 +20,7 @@ from sandbox_lite.cli.execute import (
     Cpus,
     Disk,
     Env,
+    IdsOption,
     Memory,
     Mounts,
     Network,
@@ -77,6 +78,7 @@ def create(
     allow_private: AllowPrivate = None,
     publish: Ports = None,
     user: User = "root",
+    ids: IdsOption = None,
     env: Env = None,
     mount: Mounts = None,
     workdir: Workdir = "/testbed",
@@ -100,15 +102,15 @@ def create(
     settings = config.load(
         {
             "rootfs": rootfs, "network": network, "allow": allow, "allow_private": allow_private,
-            "memory": memory, "cpus": cpus, "pids": pids,
+            "ids": ids, "memory": memory, "cpus": cpus, "pids": pids,
             "disk": disk,
         }
     )  # fmt: skip
     spec = SandboxSpec(
         rootfs=settings.rootfs, network=settings.network_or("none"), allow=settings.allow,
-        allow_private=settings.allow_private, publish=ports(publish), user=user, workdir=workdir,
-        env=variables(env or ()), mounts=mounts(mount or ()), limits=settings.limits(None),
-        allow_weaker=weaker(allow_weaker),
+        allow_private=settings.allow_private, publish=ports(publish), user=user, ids=settings.ids,
+        workdir=workdir, env=variables(env or ()), mounts=mounts(mount or ()),
+        limits=settings.limits(None), allow_weaker=weaker(allow_weaker),
     )  # fmt: skip
     record = keeper.create(name, spec, ttl_seconds=seconds_of(ttl))
     with _connected(name) as sandbox:

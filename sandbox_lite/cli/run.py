@@ -14,6 +14,7 @@ from sandbox_lite.cli.execute import (
     AllowPrivate,
     Cpus,
     Disk,
+    IdsOption,
     Memory,
     Network,
     Pids,
@@ -57,6 +58,7 @@ def run(
     allow: Allow = None,
     allow_private: AllowPrivate = None,
     publish: Ports = None,
+    ids: IdsOption = None,
     memory: Memory = None,
     cpus: Cpus = None,
     pids: Pids = None,
@@ -122,7 +124,7 @@ def run(
             "prompt": prompt, "max_steps": max_steps, "max_tokens": max_tokens,
             "max_seconds": max_seconds, "completion_tokens": completion_tokens,
             "temperature": temperature, "extra_body": extra_body, "timeout": timeout,
-            "memory": memory, "cpus": cpus, "pids": pids, "disk": disk, "wall": wall,
+            "ids": ids, "memory": memory, "cpus": cpus, "pids": pids, "disk": disk, "wall": wall,
             "model_timeout": model_timeout, "model_retries": model_retries, "runs_dir": runs_dir,
         }
     )  # fmt: skip

@@ -21,6 +21,7 @@ from sandbox_lite.cli.execute import (
     Cpus,
     Disk,
     Env,
+    IdsOption,
     Memory,
     Mounts,
     Network,
@@ -68,6 +69,7 @@ def shell(
     allow_private: AllowPrivate = None,
     publish: Ports = None,
     user: User = "root",
+    ids: IdsOption = None,
     env: Env = None,
     mount: Mounts = None,
     workdir: Workdir = "/testbed",
@@ -107,7 +109,7 @@ def shell(
 
         refuse_for_kept(
             name, rootfs=rootfs, network=network, allow=allow, allow_private=allow_private,
-            publish=publish, user=None if user == "root" else user, env=env, mount=mount,
+            publish=publish, user=None if user == "root" else user, ids=ids, env=env, mount=mount,
             input=input_dir, output=output_dir, memory=memory, cpus=cpus, pids=pids,
             disk=disk, wall=wall,
             allow_weaker=allow_weaker,
@@ -121,7 +123,7 @@ def shell(
     settings = config.load(
         {
             "rootfs": rootfs, "network": network, "allow": allow, "allow_private": allow_private,
-            "memory": memory, "cpus": cpus, "pids": pids,
+            "ids": ids, "memory": memory, "cpus": cpus, "pids": pids,
             "disk": disk, "wall": wall,
         }
     )  # fmt: skip
@@ -129,7 +131,7 @@ def shell(
     given = {"TERM": os.environ.get("TERM") or "dumb", **variables(env or ())}
     sandbox = Sandbox(
         settings.rootfs, network=settings.network_or("none"), allow=settings.allow,
-        allow_private=settings.allow_private, publish=ports(publish), user=user,
+        allow_private=settings.allow_private, publish=ports(publish), user=user, ids=settings.ids,
         workdir=workdir, env=given,
         mounts=mounts(mount or ()), limits=settings.limits(None),
         allow_weaker=weaker(allow_weaker),

@@ -54,7 +54,7 @@ def emit(data: object) -> None:
 
 
 def say_in_force(enforcement: Enforcement) -> None:
-    """Print which rootfs and network the sandbox has."""
+    """Print which rootfs, network and ids the sandbox has."""
     from sandbox_lite.jail import network
 
     name, _, digest = enforcement.rootfs.partition(" ")
@@ -63,6 +63,8 @@ def say_in_force(enforcement: Enforcement) -> None:
     reach = enforcement.reachable or mode.summary
     by = f", by {enforcement.carrier}" if enforcement.carrier else ""
     status(f"sandbox: rootfs {name}{frozen}, network {mode.name} ({reach}{by})")
+    if enforcement.ids == "subordinate":
+        status("ids: subordinate; root inside has 65535 other ids, and chown and su are real")
     for one in enforcement.published:
         status(f"published: http://{one.address}:{one.port} leads to port {one.inner_port} inside")
 

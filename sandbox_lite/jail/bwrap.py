@@ -12,7 +12,24 @@ if TYPE_CHECKING:
     from sandbox_lite.spec import Mount
 
 CAPABILITIES = ("CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_SETFCAP")
-"""What uid 0 keeps over its own user namespace: dpkg re-opens files of mode 0440."""
+"""What uid 0 keeps over its own user namespace: dpkg re-opens files of mode 0440.
+
+With one id, CAP_CHOWN has no other to give away, and CAP_NET_BIND_SERVICE is asked for in the
+namespace that the network belongs to, which is the outer one.
+"""
+
+ROOT_CAPABILITIES = (
+    "CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSETID", "CAP_KILL", "CAP_SETFCAP",
+    "CAP_SETGID", "CAP_SETPCAP", "CAP_SETUID", "CAP_SYS_CHROOT",
+)  # fmt: skip
+"""What root keeps where it has other ids below it: Docker's list but for four.
+
+Without CAP_MKNOD, which makes no device in any user namespace; CAP_AUDIT_WRITE, which the kernel
+asks of the host's root alone; CAP_NET_BIND_SERVICE, for low ports are everybody's; CAP_NET_RAW, for
+what leaves a sandbox leaves it by the proxy. CAP_SETPCAP can only take away: daemons shed what
+they need no longer with it. CAP_SYS_CHROOT is for the likes of sshd; behind a chroot stands the
+root of the sandbox's own mounts.
+"""
 
 CONTROL = "/run/sandbox-lite"
 """Where the jail sees our control directory, read-only."""
@@ -24,15 +41,28 @@ COPY = ("--bind", f"{UPPER}/upper", "/")
 """The root where no overlay can be had: the upper layer holds a copy of the lower ones."""
 
 
-def namespaces(*, network_host: bool) -> tuple[str, ...]:
-    """Return the words that unshare everything, but for the network where it is the host's."""
+def namespaces(*, network_host: bool, users: bool = True) -> tuple[str, ...]:
+    """Return the words that unshare everything, but for the network where it is the host's.
+
+    Args:
+        network_host: It is.
+        users: With a user namespace; without, the one of the outer bwrap is the jail's own.
+    """
     # --disable-userns is refused without an explicit --unshare-user, also where bwrap implies it.
     # --as-pid-1: bwrap's own reaper would show the host's words in /proc/1/cmdline.
     return (
-        "--unshare-user", "--disable-userns",
+        *(("--unshare-user", "--disable-userns") if users else ()),
         "--unshare-ipc", "--unshare-pid", "--unshare-uts", "--unshare-cgroup-try",
         *(() if network_host else ("--unshare-net",)),
         "--as-pid-1", "--new-session", "--die-with-parent",
+    )  # fmt: skip
+
+
+def true_root(*, hostname: str) -> tuple[str, ...]:
+    """Return the words for host name and capabilities where ids are mapped from outside."""
+    return (
+        "--hostname", hostname, "--cap-drop", "ALL",
+        *(word for capability in ROOT_CAPABILITIES for word in ("--cap-add", capability)),
     )  # fmt: skip
 
 

@@ -1,8 +1,8 @@
 """The janitor's own process: keeps a list until its program ends, and does what needs one thread.
 
 Orders come one to a message: `+path` of a directory, `*path` of a control group, `-path` of what is
-gone; `#` opens low ports in a jail's network, `~` has sockets made in it, `=` its interface set up.
-Nothing but the standard library is needed here.
+gone; `~` has sockets made in a jail's network, `=` its interface set up; `%` forbids a jail further
+namespaces, `&` bounds its pids. Nothing but the standard library is needed here.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sandbox_lite.jail import group, netns, ports
+from sandbox_lite.jail import group, netns, sysctls
 from sandbox_lite.jail.orphans import kill_orphans, siblings
-from sandbox_lite.jail.removal import remove_tree
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 READY, DISMISSAL, SOCKETS, TAP = b"ready", b".", b"~", b"="
+CLOSING, NUMBERS, DONE = b"%", b"&", b"done"
 
 _PATIENCE_SECONDS = 10.0
 _RETRY_SECONDS = 0.05
@@ -49,8 +49,9 @@ def serve() -> None:
                 watched[path] = sign
             elif sign == b"-":
                 watched.pop(path, None)
-            elif sign == b"#":
-                ports.open_low(path)
+            elif sign in (CLOSING, NUMBERS):
+                work = sysctls.forbid_namespaces if sign == CLOSING else sysctls.bound_numbers
+                _answer(orders, DONE if work(path) else b"no")
             elif sign == SOCKETS:
                 _do_inside(netns.answer, path, fds, orders)
             elif sign == TAP:
@@ -65,7 +66,7 @@ def serve() -> None:
         for path, sign in list(watched.items()):
             # the jail's last processes may still write while the kernel ends them
             with contextlib.suppress(OSError):
-                remove = remove_tree if sign == b"+" else _remove_group
+                remove = _remove_upper if sign == b"+" else _remove_group
                 remove(Path(os.fsdecode(path)))
             if not Path(os.fsdecode(path)).exists():
                 del watched[path]
@@ -104,6 +105,13 @@ def _do_inside(
     finally:
         for fd in fds:
             os.close(fd)
+
+
+def _remove_upper(path: Path) -> None:
+    # slow to import: most janitors have nothing to remove, and all shall serve at once
+    from sandbox_lite.jail import foreign
+
+    foreign.remove_upper(path)
 
 
 def _remove_group(path: Path) -> None:

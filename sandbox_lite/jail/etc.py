@@ -157,20 +157,36 @@ def account(lowers: Sequence[Path], name: str) -> Account:
     """
     if name == ROOT.name:
         return ROOT
-    for lower in reversed(lowers):
-        with contextlib.suppress(OSError):
-            text = _content(lower / "etc/passwd", lower).decode(errors="replace")
-            for line in text.splitlines():
-                match = _ACCOUNT.fullmatch(line)
-                if match is not None and match[1] == name:
-                    return Account(
-                        name=name, uid=int(match[2]), gid=int(match[3]), home=match[4],
-                        shell=match[5] or ROOT.shell,
-                    )  # fmt: skip
-            break
+    for one in _accounts(lowers):
+        if one.name == name:
+            return one
     raise RootfsError(
         f"this rootfs has no user {name!r}", hint="`standard` has `user`; all have `root`"
     )
+
+
+def _accounts(lowers: Sequence[Path]) -> Iterator[Account]:
+    for lower in reversed(lowers):
+        with contextlib.suppress(OSError):
+            text = _content(lower / "etc/passwd", lower).decode(errors="replace")
+            for match in map(_ACCOUNT.fullmatch, text.splitlines()):
+                if match is not None:
+                    yield Account(
+                        name=match[1], uid=int(match[2]), gid=int(match[3]), home=match[4],
+                        shell=match[5] or ROOT.shell,
+                    )  # fmt: skip
+            return
+
+
+def people(lowers: Sequence[Path]) -> tuple[Account, ...]:
+    """Return the accounts of a rootfs that are a person's and have a home below /home.
+
+    Debian gives people the ids from 1000 to 59999: Debian Policy, 9.2.2.
+    """
+    return tuple(
+        one for one in _accounts(lowers)
+        if 1000 <= one.uid < 60000 and re.fullmatch(r"/home/[A-Za-z0-9_][\w.-]*", one.home)
+    )  # fmt: skip
 
 
 def hosts(hostname: str) -> bytes:

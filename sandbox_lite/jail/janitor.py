@@ -19,7 +19,7 @@ from pathlib import Path
 
 from sandbox_lite.errors import HostError
 from sandbox_lite.jail import process
-from sandbox_lite.jail.chores import DISMISSAL, READY, SOCKETS, TAP
+from sandbox_lite.jail.chores import CLOSING, DISMISSAL, DONE, NUMBERS, READY, SOCKETS, TAP
 
 _MOST_SOCKETS = 64
 _PATIENCE = struct.pack("ll", 30, 0)
@@ -108,7 +108,7 @@ class Janitor:
         Raises:
             HostError: They could not be made; the port may be taken.
         """
-        _, fds = self._inside(namespace, SOCKETS + order.encode())
+        _, fds = self._inside(SOCKETS + order.encode(), namespace)
         if not fds:
             raise HostError(
                 "no socket could be made in the sandbox's network",
@@ -126,18 +126,44 @@ class Janitor:
         Returns:
             Why it could not be done; empty when it is done.
         """
-        said, _ = self._inside(namespace, TAP + order.encode())
+        said, _ = self._inside(TAP + order.encode(), namespace)
         return "" if said == b"yes" else said.decode(errors="replace").removeprefix("no: ") or "?"
 
-    def _inside(self, namespace: int, order: bytes) -> tuple[bytes, list[int]]:
-        """Return the answer to an order for a jail's network, and its descriptors."""
+    def forbid_namespaces(self, holder: int) -> None:
+        """Have no further namespace made in the user namespace of a process; done on return.
+
+        Raises:
+            HostError: It could not be done.
+        """
+        if self._inside(CLOSING + b"%d" % holder)[0] != DONE:
+            raise HostError(
+                "the sandbox could not be kept from making namespaces",
+                hint="run: sandbox-lite doctor",
+            )
+
+    def bound_numbers(self, first: int, count: int) -> None:
+        """Have a process's pid namespace give no more than so many numbers; done on return.
+
+        Inside nobody can raise it again.
+
+        Raises:
+            HostError: It could not be done.
+        """
+        if self._inside(NUMBERS + b"%d %d" % (first, count))[0] != DONE:
+            raise HostError(
+                "the processes of a sandbox cannot be bounded here",
+                hint="run as an ordinary user, or where a control group can be made",
+            )
+
+    def _inside(self, order: bytes, *namespaces: int) -> tuple[bytes, list[int]]:
+        """Return the answer to an order for a jail, and the descriptors that came with it."""
         said, fds = b"", list[int]()
         with self._lock:
             for _ in range(2):
                 running = self._started()
                 running.await_ready()
                 try:
-                    socket.send_fds(running.socket, [order], [namespace])
+                    socket.send_fds(running.socket, [order], namespaces)
                     said, fds, _, _ = socket.recv_fds(
                         running.socket, 1024, _MOST_SOCKETS, socket.MSG_CMSG_CLOEXEC
                     )
@@ -145,6 +171,7 @@ class Janitor:
                     said = b""
                 if said:
                     break
+                # it was killed, or its answer may still come and would be taken for another's
                 self._renewed()
         return said, fds
 
@@ -155,15 +182,6 @@ class Janitor:
     def watch_group(self, path: Path) -> None:
         """Have a control group emptied and removed when this program ends."""
         self._say(b"*" + os.fsencode(path))
-
-    def open_low_ports(self, holder: int, first: int) -> None:
-        """Have low ports opened to everybody in a sandbox's network; done a moment later.
-
-        Args:
-            holder: A process in the user namespace around the jail.
-            first: One in the jail's own network.
-        """
-        self._say(b"#%d %d" % (holder, first))
 
     def forget(self, path: Path) -> None:
         """Watch a directory no longer: it is gone."""

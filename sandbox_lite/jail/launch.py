@@ -86,7 +86,7 @@ def launch(
     mounts: tuple[tuple[str, str], ...],
     filter_names: Sequence[seccomp.FilterName],
     box: Box,
-    protect: Callable[[int, int], None],
+    protect: Callable[[Nest, int], None],
     environment: Mapping[str, str],
     workdir: str,
 ) -> Supervisor:
@@ -99,7 +99,7 @@ def launch(
         mounts: What is mounted for it alone, as the nest takes it.
         filter_names: The system call filters to load.
         box: Who holds its limits, and takes it in before it can start another process.
-        protect: Is given the bwrap and process 1, before that is asked for anything.
+        protect: Is given the nest and process 1, before that is asked for anything.
         environment: Of every program inside.
         workdir: Where programs start.
 
@@ -139,7 +139,7 @@ def launch(
                 end.close()
             pid = _read_child_pid(status.fileno(), deadline)
             pidfd = _own(stack, pid)
-            protect(bird.pid, pid)
+            protect(nest, pid)
             supervisor = Supervisor(
                 # a duplicate, for the first one goes with the start
                 channel=channel.dup(),

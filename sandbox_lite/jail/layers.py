@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from sandbox_lite.errors import HostError
-from sandbox_lite.jail import bwrap, janitor, places
+from sandbox_lite.jail import bwrap, foreign, janitor, places
 from sandbox_lite.jail.bwrap import UPPER
 from sandbox_lite.jail.limits.disk import Measure, measure
 from sandbox_lite.jail.orphans import kill_orphans
 from sandbox_lite.jail.owner import Owner
-from sandbox_lite.jail.removal import remove_tree
+from sandbox_lite.jail.programs import find_bwrap
 from sandbox_lite.spec import ArgvPart
 
 if TYPE_CHECKING:
@@ -66,8 +66,11 @@ def tmpfs_upper(size_bytes: int | None) -> ArgvPart:
 
 
 @contextlib.contextmanager
-def directory_upper() -> Iterator[Upper]:
+def directory_upper(*, several_ids: bool = False) -> Iterator[Upper]:
     """Yield an upper layer in a directory, which goes with the sandbox.
+
+    Args:
+        several_ids: Whether files in it may come to belong to other ids than the caller's.
 
     Raises:
         HostError: The directory cannot be made.
@@ -76,21 +79,23 @@ def directory_upper() -> Iterator[Upper]:
     pid = os.getpid()
     path = base / f"{os.getpid()}-{secrets.token_hex(6)}"
     try:
-        _make(path)
+        _make(path, several_ids=several_ids)
         yield Upper(part=ArgvPart(own=("--bind", str(path), UPPER)), path=path / "upper")
     finally:
         # a forked child may drop its copy of this generator, which runs this block there too
         if pid == os.getpid():
-            remove_tree(path)
+            foreign.remove_upper(path)
             janitor.SHARED.forget(path)
 
 
-def _make(path: Path) -> None:
+def _make(path: Path, *, several_ids: bool) -> None:
     try:
         path.mkdir(parents=True, mode=0o700)
         # the owner first: a sweep at this moment must see who it is
         (path / _OWNER).write_text(Owner.current().to_json())
         janitor.SHARED.watch(path)
+        if several_ids:
+            foreign.mark(path, find_bwrap())
         (path / "upper").mkdir(mode=0o755)
         (path / "work").mkdir()
     except OSError as error:
@@ -101,7 +106,9 @@ def _make(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def copied_upper(lowers: Callable[[], Sequence[Path]]) -> Iterator[Upper]:
+def copied_upper(
+    lowers: Callable[[], Sequence[Path]], *, several_ids: bool = False
+) -> Iterator[Upper]:
     """Yield a directory with a copy of all lower layers, for hosts that refuse an overlay.
 
     It takes the room of the whole rootfs, and a start takes the time of copying it. The jail's
@@ -110,7 +117,7 @@ def copied_upper(lowers: Callable[[], Sequence[Path]]) -> Iterator[Upper]:
     Raises:
         HostError: It cannot be made.
     """
-    with directory_upper() as made:
+    with directory_upper(several_ids=several_ids) as made:
         assert made.path is not None
         try:
             for lower in lowers():
@@ -153,11 +160,15 @@ def upper(
     kind: Literal["tmpfs", "directory", "copy"],
     size_bytes: int | None,
     lowers: Callable[[], Sequence[Path]],
+    *,
+    several_ids: bool = False,
 ) -> contextlib.AbstractContextManager[Upper]:
     """Return the context manager of an upper layer of that kind over these lower ones."""
     if kind == "tmpfs":
         return contextlib.nullcontext(Upper(part=tmpfs_upper(size_bytes)))
-    return copied_upper(lowers) if kind == "copy" else directory_upper()
+    if kind == "copy":
+        return copied_upper(lowers, several_ids=several_ids)
+    return directory_upper(several_ids=several_ids)
 
 
 def sweep() -> int:
@@ -168,7 +179,7 @@ def sweep() -> int:
         for path in places.run_dir().iterdir():
             with contextlib.suppress(OSError):
                 if _is_orphan(path):
-                    remove_tree(path)
+                    foreign.remove_upper(path)
                     removed += 1
     return removed
 

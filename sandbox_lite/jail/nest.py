@@ -10,6 +10,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import itertools
+import json
 import os
 import select
 import signal
@@ -28,7 +29,7 @@ from sandbox_lite.jail.native import nest as native_nest
 from sandbox_lite.jail.process import pidfd_signal, spawn
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
     from pathlib import Path
 
 START_SECONDS = 60.0
@@ -71,14 +72,18 @@ class Bird:
 class Nest:
     """One nest, as long as something is born from it, and some time beyond."""
 
-    def __init__(self, outer: Sequence[str]) -> None:
+    def __init__(
+        self, outer: Sequence[str], *, write_maps: Callable[[int], None] | None = None
+    ) -> None:
         """Start it and wait until it serves.
 
         Args:
             outer: The bwrap that makes its namespace.
+            write_maps: Maps ids in the user namespace of a process, which waits for that.
 
         Raises:
             LaunchError: It does not; `stderr` is what bwrap said.
+            HostError: By `write_maps`.
         """
         self.users = 0
         self.settled = False
@@ -88,18 +93,23 @@ class Nest:
         self._process: subprocess.Popen[bytes] | None = None
         self._gone = False
         program = native.descriptor("nest")
-        argv = (*outer, "--", f"/proc/self/fd/{program}")
-        reader, writer = os.pipe2(os.O_CLOEXEC)
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._socket = ours
-        with FileIO(reader, "rb") as errors, FileIO(writer, "wb") as said, theirs:
+        with contextlib.ExitStack() as stack:
+            errors, said = _pipe(stack)
+            maps = None if write_maps is None else _Maps(stack, write_maps)
+            waiting, fds = ((), ()) if maps is None else (maps.words, maps.fds)
+            argv = (*outer, *waiting, "--", f"/proc/self/fd/{program}")
+            stack.enter_context(theirs)
             try:
                 self._process = spawn(
-                    argv, fds=(program,), stdin=theirs.fileno(), stdout=said.fileno(),
+                    argv, fds=(program, *fds), stdin=theirs.fileno(), stdout=said.fileno(),
                     stderr=said.fileno(), new_session=True, own=self._own,
                 )  # fmt: skip
                 theirs.close()
                 said.close()
+                if maps is not None:
+                    maps.write()
                 message, _ = self._receive(START_SECONDS)
                 if message is None:
                     with contextlib.suppress(subprocess.TimeoutExpired):
@@ -133,6 +143,29 @@ class Nest:
             return None, fds
         return native.MESSAGE.unpack(data), fds
 
+    def _ask(self, verb: int, fds: Sequence[int]) -> tuple[int, list[int]]:
+        """Return the answer, and what came with it; below zero it is an error of the kernel's."""
+        with self._lock:
+            number = next(self._numbers)
+            order = native.MESSAGE.pack(verb, number, 0, 0)
+            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", fds))]
+            with contextlib.suppress(ConnectionError):
+                self._socket.sendmsg([order], rights)
+            deadline = time.monotonic() + START_SECONDS
+            while True:
+                message, given = self._receive(max(0.0, deadline - time.monotonic()))
+                if message is None:
+                    self._gone = True
+                    raise LaunchError(
+                        "the process from which sandboxes start is gone",
+                        hint="somebody killed it; try again",
+                    )
+                if message[1] == number:
+                    return message[3], given
+                for fd in given:  # of one whose caller was interrupted: its sandbox has no owner
+                    pidfd_signal(fd, signal.SIGKILL)
+                    os.close(fd)
+
     def bear(self, plan: native_nest.Plan) -> Bird | int:
         """Start a program there.
 
@@ -142,28 +175,25 @@ class Nest:
         Raises:
             LaunchError: The nest is gone.
         """
-        with contextlib.ExitStack() as stack, self._lock:
+        with contextlib.ExitStack() as stack:
             memory = native.memory_file(stack, plan.encoded())
-            number = next(self._numbers)
-            order = native.MESSAGE.pack(native_nest.BEAR, number, 0, 0)
-            rights = array("i", (memory, *plan.descriptors()))
-            with contextlib.suppress(ConnectionError):
-                self._socket.sendmsg([order], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
-            deadline = time.monotonic() + START_SECONDS
-            while True:
-                message, fds = self._receive(max(0.0, deadline - time.monotonic()))
-                if message is None:
-                    self._gone = True
-                    raise LaunchError(
-                        "the process from which sandboxes start is gone",
-                        hint="somebody killed it; try again",
-                    )
-                if message[1] == number:
-                    break
-                for fd in fds:  # of one whose caller was interrupted: its sandbox has no owner
-                    pidfd_signal(fd, signal.SIGKILL)
-                    os.close(fd)
-        return Bird(message[3], fds[0]) if message[3] > 0 and fds else -message[3]
+            value, fds = self._ask(native_nest.BEAR, (memory, *plan.descriptors()))
+        return Bird(value, fds[0]) if value > 0 and fds else -value
+
+    def open_low_ports(self, first: int) -> int:
+        """Let everybody in the network of a process that was born here use low ports.
+
+        Returns:
+            0, or the kernel's errno.
+
+        Raises:
+            LaunchError: The nest is gone.
+        """
+        network = os.open(f"/proc/{first}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            return -self._ask(native_nest.PORTS, (network,))[0]
+        finally:
+            os.close(network)
 
     @property
     def alive(self) -> bool:
@@ -187,12 +217,61 @@ class Nest:
             self._process.returncode = 0  # not ours to wait for, and Popen need not complain
 
 
+def _pipe(stack: contextlib.ExitStack) -> tuple[FileIO, FileIO]:
+    reader, writer = os.pipe2(os.O_CLOEXEC)
+    return stack.enter_context(FileIO(reader, "rb")), stack.enter_context(FileIO(writer, "wb"))
+
+
+class _Maps:
+    """Ids that are mapped from outside, while the bwrap that made the user namespace waits."""
+
+    def __init__(self, stack: contextlib.ExitStack, write_maps: Callable[[int], None]) -> None:
+        self._write_maps = write_maps
+        self._info, self._info_write = _pipe(stack)
+        self._unmapped, self._mapped = _pipe(stack)
+        self.fds = (self._info_write.fileno(), self._unmapped.fileno())
+        self.words = ("--info-fd", str(self.fds[0]), "--userns-block-fd", str(self.fds[1]))
+
+    def write(self) -> None:
+        """Map them and let bwrap go on; one that has ended is left to whoever waits for it."""
+        self._info_write.close()
+        self._unmapped.close()
+        # bwrap writes it in pieces and closes it behind the last
+        text = self._info.readall()
+        if text:
+            self._write_maps(int(json.loads(text)["child-pid"]))
+        self._mapped.close()
+
+
 class Nests:
     """Those of this program, each for another place to put sandboxes on."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._nests: dict[Hashable, Nest] = {}
+
+    @contextlib.contextmanager
+    def private(self, outer: Sequence[str], write_maps: Callable[[int], None]) -> Iterator[Nest]:
+        """Yield a nest of one sandbox alone, whose user namespace is that sandbox's too.
+
+        Args:
+            outer: The words of its bwrap.
+            write_maps: See `Nest`.
+
+        Raises:
+            LaunchError: It cannot be started; `stderr` is what bwrap said.
+            HostError: By `write_maps`.
+        """
+        nest = Nest(outer, write_maps=write_maps)
+        key, owner = object(), os.getpid()
+        self._nests[key] = nest
+        nest.users += 1
+        try:
+            yield nest
+        finally:
+            if owner == os.getpid():
+                self._nests.pop(key, None)
+                nest.close()
 
     @contextlib.contextmanager
     def taken(self, outer: Sequence[str], state: Hashable) -> Iterator[Nest]:

@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 from sandbox_lite.errors import LaunchError, SpecError
-from sandbox_lite.jail import bwrap, etc, host, janitor, layers, limits, nest
+from sandbox_lite.jail import bwrap, etc, host, janitor, layers, limits, nest, served_files, subids
 from sandbox_lite.jail import network as networks
-from sandbox_lite.jail.files import Files
 from sandbox_lite.jail.kept.client import KeptSandbox
 from sandbox_lite.jail.launch import launch
 from sandbox_lite.jail.limits import states, watchdog
@@ -37,14 +36,17 @@ if TYPE_CHECKING:
 
     from sandbox_lite.jail import seccomp
     from sandbox_lite.jail.egress.serving import Egress
+    from sandbox_lite.jail.files import Files
     from sandbox_lite.jail.interaction import Interaction
     from sandbox_lite.jail.launch import LaunchFds
     from sandbox_lite.jail.layers import Upper
     from sandbox_lite.jail.limits.backend import Box
     from sandbox_lite.jail.rootfs.store import Rootfs
+    from sandbox_lite.jail.served_files import ServedFiles
     from sandbox_lite.jail.supervisor import Supervisor
     from sandbox_lite.spec import (
         CommandResult,
+        Ids,
         LimitName,
         Mount,
         NetworkRequest,
@@ -65,6 +67,7 @@ _BASE_ENV = {
 }
 
 
+_HOMES_SECONDS = 30.0
 _PLACE = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 _DENY: tuple[seccomp.FilterName, ...] = ("deny",)
@@ -80,6 +83,7 @@ class _Command:
     inner: tuple[str, ...]
     environment: Mapping[str, str]
     filters: tuple[seccomp.FilterName, ...]
+    several_ids: bool
 
     def argv(self, fds: LaunchFds) -> tuple[str, ...]:
         """Return the inner command with these descriptors and our process 1."""
@@ -93,12 +97,17 @@ class _Command:
     def printable(self) -> str:
         """Return both as one command that a person can paste."""
         files = dict(enumerate(self.filters, 8))
-        words = (
-            *self.outer, *self.own, "--", *self.inner, *bwrap.environment(self.environment),
+        outer = self.outer
+        if self.several_ids:
+            # in the place of our mapping from outside, util-linux's
+            words = (word for word in outer if word != "--unshare-user")
+            outer = (*subids.unshare_words(), *words)
+        whole = (
+            *outer, *self.own, "--", *self.inner, *bwrap.environment(self.environment),
             *bwrap.filters(files), "--", "bash",
         )  # fmt: skip
         opened = (f"{fd}<{bwrap.printable([str(filter_path(name))])}" for fd, name in files.items())
-        return " ".join((bwrap.printable(words), *opened))
+        return " ".join((bwrap.printable(whole), *opened))
 
 
 def _published(ports: Mapping[int, int] | Sequence[Publish]) -> tuple[Publish, ...]:
@@ -123,6 +132,7 @@ class Sandbox:
         publish: Mapping[int, int] | Sequence[Publish] = (),
         workdir: str = "/testbed",
         user: str = "root",
+        ids: Ids = "own",
         env: Mapping[str, str] | None = None,
         mounts: Sequence[Mount] = (),
         limits: Limits | None = None,
@@ -145,6 +155,8 @@ class Sandbox:
             workdir: Where commands start; made if it is not there.
             user: An account of the rootfs: everything inside is its own, and it has no capability;
                 for programs that refuse root.
+            ids: `own`: the caller's id is root's, and other ids are pretended. `subordinate`: they
+                are real, those that this host gives the caller in /etc/subuid and /etc/subgid.
             env: Further environment variables of all commands.
             mounts: Directories of the host to show inside.
             limits: Bounds; the defaults of `Limits` where None.
@@ -162,12 +174,15 @@ class Sandbox:
             self.spec = SandboxSpec(
                 rootfs=rootfs, network=network or ("allow" if allow else "none"),
                 allow=tuple(allow), allow_private=tuple(allow_private),
-                publish=_published(publish), workdir=workdir, user=user, env=dict(env or {}),
-                mounts=tuple(mounts), limits=limits or Limits(),
+                publish=_published(publish), workdir=workdir, user=user, ids=ids,
+                env=dict(env or {}), mounts=tuple(mounts), limits=limits or Limits(),
                 allow_weaker=tuple(allow_weaker), require=require,
             )  # fmt: skip
-        # whoever is an ordinary user inside is told so, as anywhere
-        self._filters = _DENY + (_FAKE_ROOT if self.spec.user == "root" else ())
+        self._several_ids = self.spec.ids == "subordinate"
+        # whoever is an ordinary user inside is told so, as anywhere; and nothing need be pretended
+        # where it is real
+        pretending = self.spec.user == "root" and not self._several_ids
+        self._filters = _DENY + (_FAKE_ROOT if pretending else ())
         self._mode = networks.find(self.spec.network)
         self._policy = networks.policy(self.spec)
         self._egress: Egress | None = None
@@ -221,6 +236,9 @@ class Sandbox:
     def _open(self, stack: contextlib.ExitStack) -> None:
         spec = self.spec
         self._mode.check()
+        problem = subids.missing() if self._several_ids else None
+        if problem is not None:
+            raise problem
         rootfs = stack.enter_context(self._store.lease(spec.rootfs))
         rung, probe = limits.choose(spec.require, bounded=spec.limits.bounded)
         path = find_bwrap()
@@ -228,19 +246,28 @@ class Sandbox:
         if kind == "auto":
             kind = host.upper_kind(path, weaker="overlay" in spec.allow_weaker)
         upper = stack.enter_context(
-            layers.upper(kind, spec.limits.disk_bytes, lambda: self._lowers(rootfs))
-        )
-        asked = states.ask(spec.limits, kind, spec.mounts)
-        found = states.states(spec.limits, probe.holds, kind, asked)
+            layers.upper(
+                kind, spec.limits.disk_bytes, lambda: self._lowers(rootfs),
+                several_ids=self._several_ids,
+            )
+        )  # fmt: skip
+        asked = states.ask(spec.limits, kind, spec.mounts, several_ids=self._several_ids)
+        found = states.states(spec.limits, probe.holds_for(asked), kind, asked)
         states.check(spec, found, probe, limits.remedy(rung))
         box = stack.enter_context(rung.box(asked))
         self._drainer = stack.enter_context(contextlib.closing(Drainer()))
         self._supervisor = self._launched(stack, path, rootfs, upper, box)
-        disk = self._opened_disk(stack, self._supervisor, upper)
-        self._watch(stack, self._supervisor, box, disk)
+        proc = os.open(f"/proc/{self._supervisor.pid}/root/proc", _PLACE)
+        stack.callback(os.close, proc)
+        looks = self._opened_looks(stack, proc, self._supervisor)
+        disk = self._opened_disk(stack, self._supervisor, upper, looks)
+        processes = Processes(proc, others=None if looks is None else looks.memfds)
+        self._watch(stack, self._supervisor, box, disk, processes)
         carrier = self._carried(stack, self._supervisor)
         published = self._connected(stack, self._supervisor)
         self._open_inside(stack, self._supervisor)
+        if self._several_ids:
+            self._give_homes(etc.people(rootfs.lowers))
         self._enforcement = Enforcement(
             rootfs=f"{rootfs.name} {rootfs.digest}".strip(),
             upper=kind,
@@ -249,11 +276,17 @@ class Sandbox:
             published=published,
             carrier=carrier,
             seccomp=self._filters,
-            capabilities=bwrap.CAPABILITIES if spec.user == "root" else (),
+            capabilities=self._capabilities(),
             user=spec.user,
+            ids=spec.ids,
             backend=rung.name,
             limits=states.states(spec.limits, box.holds, kind, asked),
         )
+
+    def _capabilities(self) -> tuple[str, ...]:
+        if self._several_ids:
+            return bwrap.ROOT_CAPABILITIES
+        return bwrap.CAPABILITIES if self.spec.user == "root" else ()
 
     def _carried(self, stack: contextlib.ExitStack, supervisor: Supervisor) -> str:
         """Have raw packets carried, where the mode does; return by what."""
@@ -276,8 +309,23 @@ class Sandbox:
             self._egress = stack.enter_context(serving.egress(namespace, self._policy))
         return stack.enter_context(serving.published(namespace, self.spec.publish))
 
+    def _opened_looks(
+        self, stack: contextlib.ExitStack, proc: int, supervisor: Supervisor
+    ) -> ServedFiles | None:
+        """Return who measures what belongs to other ids, where this process may not look at it."""
+        if not self._several_ids or not served_files.needed():
+            return None
+        # beside the one for files, where a long copy would keep the limits waiting
+        looks = served_files.ServedFiles(proc, supervisor.pid)
+        stack.callback(looks.close)
+        return looks
+
     def _opened_disk(
-        self, stack: contextlib.ExitStack, supervisor: Supervisor, upper: Upper
+        self,
+        stack: contextlib.ExitStack,
+        supervisor: Supervisor,
+        upper: Upper,
+        looks: ServedFiles | None,
     ) -> TmpfsDisk | DirectoryDisk:
         roots: dict[LimitName, str] = {"disk": bwrap.UPPER, "shm": bwrap.SHM}
         if upper.path is not None:
@@ -290,7 +338,10 @@ class Sandbox:
         tmpfs = TmpfsDisk(fds, self._opened_mounts(stack, supervisor))
         if upper.path is None:
             return tmpfs
-        return DirectoryDisk(upper.path, self.spec.limits.disk_bytes, tmpfs, upper.given)
+        return DirectoryDisk(
+            upper.path, self.spec.limits.disk_bytes, tmpfs, upper.given,
+            measuring=None if looks is None else looks.measure,
+        )  # fmt: skip
 
     def _opened_mounts(
         self, stack: contextlib.ExitStack, supervisor: Supervisor
@@ -317,12 +368,11 @@ class Sandbox:
         supervisor: Supervisor,
         box: Box,
         disk: TmpfsDisk | DirectoryDisk,
+        processes: Processes,
     ) -> None:
-        proc = os.open(f"/proc/{supervisor.pid}/root/proc", _PLACE)
-        stack.callback(os.close, proc)
         dog = watchdog.shared()
         meter = Meter(
-            self.spec.limits, box, Processes(proc), disk,
+            self.spec.limits, box, processes, disk,
             end=supervisor.expire,
             wake=lambda: dog.wake(meter),
         )  # fmt: skip
@@ -361,9 +411,12 @@ class Sandbox:
         own = bwrap.own(
             upper.part.own, control_bytes=CONTROL_BYTES, shm_bytes=spec.limits.shm_bytes
         )
+        identity = bwrap.identity(hostname=spec.hostname, uid=account.uid, gid=account.gid)
+        if self._several_ids:
+            identity = bwrap.true_root(hostname=spec.hostname)
         words = (
-            *bwrap.namespaces(network_host=self._mode.shares_host),
-            *bwrap.identity(hostname=spec.hostname, uid=account.uid, gid=account.gid),
+            *bwrap.namespaces(network_host=self._mode.shares_host, users=not self._several_ids),
+            *identity,
             *(upper.root or bwrap.overlay(len(lowers))),
             *bwrap.devices(hidden=host.hidden()),
             *(word for n, one in enumerate(mounts) for word in bwrap.mount(one, n)),
@@ -377,6 +430,7 @@ class Sandbox:
             inner=(inner, *words),
             environment=env,
             filters=self._filters,
+            several_ids=self._several_ids,
         )
 
     def _launched(
@@ -384,20 +438,25 @@ class Sandbox:
     ) -> Supervisor:
         command = self._command(path, rootfs, upper)
 
-        def protect(holder: int, first: int) -> None:
+        def protect(one: nest.Nest, first: int) -> None:
             box.protect(first)
-            # a host that cannot start one more program will say so below
-            with contextlib.suppress(OSError):
-                if not self._mode.shares_host:
-                    janitor.SHARED.open_low_ports(holder, first)
+            if self._several_ids:
+                # beside the filter: bwrap's own way, --disable-userns, is a further user namespace
+                janitor.SHARED.forbid_namespaces(one.pid)
+            if not self._mode.shares_host:
+                # where /proc/sys is read-only servers do without, as in any container of that kind
+                one.open_low_ports(first)
 
         self._printable = command.printable()
         places = {} if upper.path is None else {str(upper.path.parent.parent): bwrap.UPPERS}
         sources = (one.source for one in (*rootfs.mounts, *self.spec.mounts) if one.source)
         try:
-            taken = nest.SHARED.taken(
-                command.outer, nest.states((*rootfs.lowers, *places, *sources))
-            )
+            if self._several_ids:
+                # its user namespace is the jail's as well
+                taken = nest.SHARED.private(command.outer, subids.write_maps)
+            else:
+                state = nest.states((*rootfs.lowers, *places, *sources))
+                taken = nest.SHARED.taken(command.outer, state)
             return launch(
                 stack,
                 command.argv,
@@ -418,10 +477,21 @@ class Sandbox:
     def _open_inside(self, stack: contextlib.ExitStack, supervisor: Supervisor) -> None:
         root = os.open(f"/proc/{supervisor.pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         stack.callback(os.close, root)
-        self._files = Files(root, workdir=self.spec.workdir)
+        self._files, served = served_files.opened(
+            root, supervisor.pid, workdir=self.spec.workdir, ids=self.spec.ids
+        )
+        if served is not None:
+            stack.callback(served.close)
         stack.callback(self._close_shells)
         stack.callback(supervisor.end)
         self.shell()
+
+    def _give_homes(self, people: Sequence[etc.Account]) -> None:
+        """Make people's homes theirs: the rootfs was unpacked where there was one id alone."""
+        for one in people:
+            # a rootfs may lack the directory, or the program
+            words = ["chown", "-hR", f"{one.uid}:{one.gid}", "--", one.home]
+            self.exec(words, cwd="/", timeout=_HOMES_SECONDS)
 
     def _close_shells(self) -> None:
         for shell in self._shells.values():

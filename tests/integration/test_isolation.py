@@ -16,6 +16,7 @@ from sandbox_lite import Limits, Mount
 from sandbox_lite.errors import RootfsError
 from sandbox_lite.jail.sandbox import Sandbox
 from sandbox_lite.spec import SandboxSpec
+from tests.conftest import require_subordinate_ids
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,12 +29,17 @@ LOOK = (
 )
 
 
-@pytest.fixture(params=["tmpfs", "directory"])
+@pytest.fixture(params=["tmpfs", "directory", "true root"])
 def sb(
     request: pytest.FixtureRequest, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Sandbox]:
     monkeypatch.setenv("PLANTED", SECRET)
-    spec = SandboxSpec(rootfs="minimal", upper=request.param, limits=Limits.of(timeout=15))
+    limits = Limits.of(timeout=15)
+    if request.param == "true root":
+        require_subordinate_ids()
+        spec = SandboxSpec(rootfs="minimal", upper="tmpfs", limits=limits, ids="subordinate")
+    else:
+        spec = SandboxSpec(rootfs="minimal", upper=request.param, limits=limits)
     with Sandbox(spec) as opened:
         yield opened
 
@@ -140,6 +146,9 @@ def test_privileges(sb: Sandbox) -> None:
     assert status["Seccomp"] == "2"
     # DAC_OVERRIDE, FOWNER and SETFCAP over its own user namespace, and nothing else
     allowed = 1 << 1 | 1 << 3 | 1 << 31
+    if sb.spec.ids == "subordinate":
+        # CHOWN, FSETID, KILL, SETGID, SETUID, SETPCAP and SYS_CHROOT, over a handful of ids more
+        allowed |= 1 << 0 | 1 << 4 | 1 << 5 | 1 << 6 | 1 << 7 | 1 << 8 | 1 << 18
     for name in ("CapEff", "CapPrm", "CapBnd", "CapInh", "CapAmb"):
         assert int(status[name], 16) & ~allowed == 0, name
     assert sb.run("id -u").stdout == "0\n"
@@ -298,7 +307,9 @@ def test_enforcement_tells_what_is_in_force(sb: Sandbox) -> None:
     assert enforcement.upper == sb.spec.upper
     assert enforcement.network == "none"
     assert enforcement.limit("disk").by == ("kernel" if sb.spec.upper == "tmpfs" else "sampling")
-    assert "fakeroot" in enforcement.seccomp
+    assert enforcement.ids == sb.spec.ids
+    pretended = ("fakeroot",) if sb.spec.ids == "own" else ()
+    assert enforcement.seccomp == ("deny", *pretended)
 
 
 def test_environment_does_not_show_in_the_hosts_process_list(home: Path) -> None:
@@ -320,7 +331,7 @@ def test_command_line_can_be_printed(sb: Sandbox) -> None:
     words = sb.command_line()
     assert "bwrap" in words
     for option in (
-        "--unshare-user",
+        "--unshare-user" if sb.spec.ids == "own" else "unshare --map-root-user --map-users=",
         "--unshare-pid",
         "--cap-drop ALL",
         "--clearenv",

@@ -9,22 +9,30 @@ import pytest
 from sandbox_lite.errors import FileAccessError
 from sandbox_lite.jail.sandbox import Sandbox
 from sandbox_lite.spec import Limits, SandboxSpec
+from tests.conftest import require_subordinate_ids
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from sandbox_lite.spec import UpperKind
+    from sandbox_lite.spec import Ids, UpperKind
 
 
-@pytest.fixture(params=["tmpfs", "directory", "copy"])
+@pytest.fixture(params=["tmpfs", "directory", "copy", "true root"])
 def box(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Sandbox]:
-    """A sandbox on the host's own files, once with each kind of upper layer."""
+    """A sandbox on the host's own files, with each kind of upper layer, and with other ids."""
     monkeypatch.setenv("SANDBOX_LITE_HOME", str(tmp_path / "home"))
-    upper: UpperKind = request.param
-    spec = SandboxSpec(rootfs="host", upper=upper, limits=Limits.of(timeout=15, disk="64MiB"))
+    ids: Ids = "own"
+    upper: UpperKind = "tmpfs"
+    if request.param == "true root":
+        require_subordinate_ids()
+        ids = "subordinate"
+    else:
+        upper = request.param
+    limits = Limits.of(timeout=15, disk="64MiB")
+    spec = SandboxSpec(rootfs="host", upper=upper, ids=ids, limits=limits)
     with Sandbox(spec) as opened:
         yield opened
 

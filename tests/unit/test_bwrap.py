@@ -29,6 +29,28 @@ def test_identity_drops_all_but_a_few_capabilities() -> None:
     )  # fmt: skip
 
 
+def test_true_root_has_no_user_namespace_of_the_inner_bwrap() -> None:
+    words = bwrap.namespaces(network_host=False, users=False)
+    assert "--unshare-user" not in words
+    assert "--disable-userns" not in words
+    assert set(bwrap.namespaces(network_host=False)) - set(words) == {
+        "--unshare-user", "--disable-userns",
+    }  # fmt: skip
+
+
+def test_true_root_holds_a_part_of_dockers_list() -> None:
+    words = bwrap.true_root(hostname="box")
+    assert words[:4] == ("--hostname", "box", "--cap-drop", "ALL")
+    assert "--uid" not in words, "bwrap takes it only with a user namespace that it makes"
+    docker = {
+        "CHOWN", "DAC_OVERRIDE", "FSETID", "FOWNER", "MKNOD", "NET_RAW", "SETGID", "SETUID",
+        "SETFCAP", "SETPCAP", "NET_BIND_SERVICE", "SYS_CHROOT", "KILL", "AUDIT_WRITE",
+    }  # fmt: skip
+    held = {word.removeprefix("CAP_") for word in words[4:] if word != "--cap-add"}
+    assert docker - held == {"MKNOD", "NET_RAW", "NET_BIND_SERVICE", "AUDIT_WRITE"}
+    assert held < docker
+
+
 def test_environment_is_replaced() -> None:
     assert bwrap.environment({"A": "1", "B": "x y"}) == (
         "--clearenv", "--setenv", "A", "1", "--setenv", "B", "x y",

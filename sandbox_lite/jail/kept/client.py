@@ -8,14 +8,15 @@ import socket
 from typing import TYPE_CHECKING, Any, Self
 
 from sandbox_lite.errors import SandboxClosedError
+from sandbox_lite.jail import served_files
 from sandbox_lite.jail.capture import Output, Spool
-from sandbox_lite.jail.files import Files
 from sandbox_lite.jail.interaction import Interaction
 from sandbox_lite.jail.kept import registry, wire
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
+    from sandbox_lite.jail.files import Files
     from sandbox_lite.spec import CommandResult, Enforcement
 
 _UNSET: Any = object()
@@ -46,7 +47,10 @@ class KeptSandbox:
             )
         except OSError as error:
             raise self._gone() from error
-        self.files = Files(self._root, workdir=status["workdir"])
+        self.files: Files
+        self.files, self._served = served_files.opened(
+            self._root, self.pid, workdir=status["workdir"], ids=self.enforcement.ids
+        )
         """Byte-exact access to the sandbox's files."""
 
     def __enter__(self) -> Self:
@@ -59,6 +63,8 @@ class KeptSandbox:
 
     def close(self) -> None:
         """Let go of the sandbox, which goes on; a second call does nothing."""
+        if self._served is not None:
+            self._served.close()
         if self._root >= 0:
             os.close(self._root)
             self._root = -1

@@ -19,6 +19,8 @@ class Ask:
     """With what its private tmpfs may hold: to the kernel that is memory as well."""
     pids: int | None
     cpus: float | None
+    several_ids: bool = False
+    """Whether its processes may be of different ids: what counts one id's then holds nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,6 +99,12 @@ class Probe:
     detail: str
     hint: str = ""
     holds: frozenset[LimitName] = field(default_factory=frozenset)
+    by_id: frozenset[LimitName] = field(default_factory=frozenset)
+    """Of these, what is held by counting the processes of one id."""
+
+    def holds_for(self, ask: Ask) -> frozenset[LimitName]:
+        """Return what a sandbox that asks so would have held."""
+        return self.holds - self.by_id if ask.several_ids else self.holds
 
 
 class Backend(Protocol):

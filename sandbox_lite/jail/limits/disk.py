@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from sandbox_lite.spec import MIB, inodes_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from sandbox_lite.spec import LimitName
@@ -26,6 +26,8 @@ _DEEPEST = 200
 """Levels that are walked; whoever nests deeper hides what it writes."""
 _STEP_BYTES = 8 * MIB
 """Of less free space on the host's disk, from which on a walk is due at once."""
+ENDLESS_BYTES = 1 << 62
+"""What a tree is taken for that cannot be measured: fail closed."""
 _INODE_SECONDS = 3.0
 _REST = 10
 """A walk may take the tenth part of the time between two."""
@@ -79,9 +81,24 @@ class DirectoryDisk:
     """An upper layer on a disk of the host, measured by walking it."""
 
     def __init__(
-        self, path: Path, limit_bytes: int | None, shm: TmpfsDisk, given: Measure | None = None
+        self,
+        path: Path,
+        limit_bytes: int | None,
+        shm: TmpfsDisk,
+        given: Measure | None = None,
+        *,
+        measuring: Callable[[Path], Measure] | None = None,
     ) -> None:
-        """Look at a directory; `given` is what it held before the sandbox wrote anything."""
+        """Look at a directory.
+
+        Args:
+            path: The directory.
+            limit_bytes: What may be in it.
+            shm: What else is the sandbox's.
+            given: What it held before the sandbox wrote anything.
+            measuring: Walks it; by default `measure`, which sees what this process may.
+        """
+        self._measuring = measuring or measure
         self._path = path
         self._given = given or Measure()
         self._limit = limit_bytes
@@ -127,7 +144,7 @@ class DirectoryDisk:
         """Measure it now."""
         # what cannot be looked at, for want of descriptors, is as it was
         with contextlib.suppress(OSError):
-            found = measure(self._path)
+            found = self._measuring(self._path)
             self._used = max(0, found.used_bytes - self._given.used_bytes)
             self._files = max(0, found.files - self._given.files)
 
@@ -172,7 +189,7 @@ def measure(path: Path) -> Measure:
 
 def _measure(directory: int, seen: set[int], depth: int, found: Measure) -> None:
     if depth > _DEEPEST:
-        found.used_bytes = 1 << 62
+        found.used_bytes = ENDLESS_BYTES
         return
     for name in os.listdir(directory):
         try:

@@ -29,6 +29,8 @@ _PURGE_SECONDS = 2.0
 _ANEW = 10
 """Of so many looks one is at everything: a clock of hundredths hides 5 MB of each process."""
 
+Memfds = dict[tuple[int, int], int]
+
 FIRST = 1
 """Process 1, which is ours."""
 
@@ -67,9 +69,16 @@ class _Known:
 class Processes:
     """Looks at, and ends, the processes of one jail."""
 
-    def __init__(self, proc: int) -> None:
-        """Look through a descriptor of the jail's /proc, which stays its owner's."""
+    def __init__(self, proc: int, *, others: Callable[[str], Memfds] | None = None) -> None:
+        """Look through a descriptor of the jail's /proc, which stays its owner's.
+
+        Args:
+            proc: The descriptor.
+            others: Looks for the memfds of a process whose descriptors this one may not see,
+                because it runs as another id; see `memfds`.
+        """
         self._proc = proc
+        self._others = others
         self._clocks: dict[int, bytes] = {}
         self._known: dict[int, _Known] = {}
         self._looks = 0
@@ -152,7 +161,7 @@ class Processes:
                 if anew or one is None or clock is None or one.clock != clock:
                     one = self._looked_at(pid, clock)
                 if memfds and one.memfds is None:
-                    one = replace(one, memfds=self._memfds(one.place))
+                    one = replace(one, memfds=self.memfds(one.place))
                 known[pid] = one
                 total += one.rough_bytes
                 inodes |= one.memfds or {}
@@ -178,7 +187,7 @@ class Processes:
         for pid in self.pids():
             with contextlib.suppress(OSError, ValueError):
                 place, _, _ = self._place(pid)
-                own = self._memfds(place)
+                own = self.memfds(place)
                 inodes |= own
                 shares = _rollup(self._read(place, "smaps_rollup"))
                 unmapped = self._shared(place, {number for _, number in inodes})
@@ -188,10 +197,15 @@ class Processes:
                     largest, most = pid, mine
         return Held(total_bytes=total + sum(inodes.values()), largest=largest)
 
-    def _memfds(self, pid: str) -> dict[tuple[int, int], int]:
+    def memfds(self, pid: str) -> Memfds:
         """Return the bytes of each memfd that a process has open, by device and inode."""
         found = {}
-        fd = os.open(f"{pid}/fd", _DIRECTORY, dir_fd=self._proc)
+        try:
+            fd = os.open(f"{pid}/fd", _DIRECTORY, dir_fd=self._proc)
+        except PermissionError:
+            if self._others is None:
+                raise
+            return self._others(pid)
         try:
             for name in os.listdir(fd):
                 with contextlib.suppress(OSError):

@@ -17,14 +17,21 @@ if TYPE_CHECKING:
 UpperKind = Literal["tmpfs", "directory", "copy"]
 
 
-def ask(limits: Limits, upper: UpperKind, mounts: Sequence[Mount]) -> Ask:
+def ask(
+    limits: Limits, upper: UpperKind, mounts: Sequence[Mount], *, several_ids: bool = False
+) -> Ask:
     """Return what the rung is to hold: pages of a tmpfs are memory to the kernel."""
     stored = [limits.shm_bytes, *(one.size_bytes for one in mounts if one.mode == "tmpfs")]
     if upper == "tmpfs":
         stored.append(limits.disk_bytes)
     parts = [size for size in (limits.memory_bytes, *stored) if size is not None]
     whole = len(parts) == 1 + len(stored)
-    return Ask(memory_bytes=sum(parts) if whole else None, pids=limits.pids, cpus=limits.cpus)
+    return Ask(
+        memory_bytes=sum(parts) if whole else None,
+        pids=limits.pids,
+        cpus=limits.cpus,
+        several_ids=several_ids,
+    )
 
 
 def states(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-BEAR = ord("B")
+BEAR, PORTS = b"BP"
 _PLAN = struct.Struct("=6I")
 
 
