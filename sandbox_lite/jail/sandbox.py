@@ -187,6 +187,7 @@ class Sandbox:
         self._mode = networks.find(self.spec.network)
         self._policy = networks.policy(self.spec)
         self._egress: Egress | None = None
+        self._carrier = ""
         self._store = store or Store()
         self._stack = contextlib.ExitStack()
         self._shells: dict[str, Shell] = {}
@@ -264,7 +265,6 @@ class Sandbox:
         disk = self._opened_disk(stack, self._supervisor, upper, looks)
         processes = Processes(proc, others=None if looks is None else looks.memfds)
         self._watch(stack, self._supervisor, box, disk, processes)
-        carrier = self._carried(stack, self._supervisor)
         published = self._connected(stack, self._supervisor)
         self._open_inside(stack, self._supervisor)
         if self._several_ids:
@@ -275,7 +275,7 @@ class Sandbox:
             network=self._mode.name,
             reachable="" if self._policy is None else self._policy.summary(),
             published=published,
-            carrier=carrier,
+            carrier=self._carrier,
             seccomp=self._filters,
             capabilities=self._capabilities(),
             user=spec.user,
@@ -288,12 +288,6 @@ class Sandbox:
         if self._several_ids:
             return bwrap.ROOT_CAPABILITIES
         return bwrap.CAPABILITIES if self.spec.user == "root" else ()
-
-    def _carried(self, stack: contextlib.ExitStack, supervisor: Supervisor) -> str:
-        """Have raw packets carried, where the mode does; return by what."""
-        if self._mode.carrying is None:
-            return ""
-        return stack.enter_context(self._mode.carrying(supervisor.holder, supervisor.pid))
 
     def _connected(
         self, stack: contextlib.ExitStack, supervisor: Supervisor
@@ -441,6 +435,9 @@ class Sandbox:
 
         def protect(one: nest.Nest, first: int) -> None:
             box.protect(first)
+            if self._mode.carrying is not None:
+                # before namespaces are forbidden: the carrier locks itself away into some
+                self._carrier = stack.enter_context(self._mode.carrying(one.pid, first))
             if self._several_ids:
                 # beside the filter: bwrap's own way, --disable-userns, is a further user namespace
                 janitor.SHARED.forbid_namespaces(one.pid)

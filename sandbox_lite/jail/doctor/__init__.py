@@ -15,6 +15,7 @@ from sandbox_lite.jail.doctor.report import Check, Inside, Network, Report, Weak
 from sandbox_lite.jail.limits import states
 from sandbox_lite.jail.programs import find_bwrap, version
 from sandbox_lite.jail.sandbox import Sandbox
+from sandbox_lite.jail.usernet import carriers
 from sandbox_lite.spec import Limits, LimitState, SandboxSpec
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
     from sandbox_lite.spec import LimitName, WeakerName
 
-MISSING: Mapping[str, Callable[[], str | None]] = {}
+MISSING: Mapping[str, Callable[[], str | None]] = {"internet": carriers.missing}
 """What a network mode lacks on this host, by its name: a line for each that needs something."""
 
 OPTIONAL: Mapping[str, Callable[[], str | None]] = {}

@@ -108,10 +108,10 @@ def _check_tun() -> None:
         ) from error
 
 
-def missing() -> HostError | None:
+def missing() -> str | None:
     """Return what network `internet` lacks on this host, with the remedy; None if nothing."""
     try:
         find()
     except HostError as error:
-        return error
+        return f"{error.message}: {error.hint}"
     return None

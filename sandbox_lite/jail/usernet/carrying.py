@@ -12,14 +12,14 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sandbox_lite.errors import HostError, LaunchError
+from sandbox_lite.errors import HostError
 from sandbox_lite.jail import janitor
 from sandbox_lite.jail.process import spawn
 from sandbox_lite.jail.usernet import carriers, refused
 
 if TYPE_CHECKING:
     import subprocess
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
 START_SECONDS = 10.0
 _MOST_BYTES = 65536
@@ -46,8 +46,8 @@ def carrying(holder: int, first: int) -> Iterator[str]:
         first: One in the jail's network.
 
     Raises:
-        HostError: No carrier can do it here, or the kernel lacks the filter.
-        LaunchError: The carrier did not start; `stderr` is what it said.
+        HostError: No carrier can do it here, it did not start (with what it said), or the kernel
+            lacks the filter.
     """
     carrier, path = carriers.find()
     owner = os.getpid()
@@ -99,9 +99,12 @@ def _started(
     with contextlib.ExitStack() as start:
         start.callback(os.close, errors_write)
         ready, place = _place(start, holder, first)
-        argv = (str(path), *carrier.words(place))
+        argv = (
+            sys.executable, "-I", "-S", "-c", _DIE_WITH_PARENT, str(os.getpid()),
+            str(path), *carrier.words(place),
+        )  # fmt: skip
         process = spawn(
-            (sys.executable, "-I", "-S", "-c", _DIE_WITH_PARENT, str(os.getpid()), *argv),
+            argv,
             fds=(place.ready_fd,), stderr=errors_write, new_session=True,
         )  # fmt: skip
         try:
@@ -111,7 +114,7 @@ def _started(
             raise
         if why:
             _end(process)
-            raise _launch_error(carrier.name, why, errors, argv)
+            raise _error(carrier.name, why, errors)
     return process
 
 
@@ -151,14 +154,12 @@ def _await_ready(process: subprocess.Popen[bytes], ready: int, deadline: float) 
     return "ended" if pidfd in found else ""
 
 
-def _launch_error(name: str, why: str, errors: int, argv: Sequence[str]) -> LaunchError:
+def _error(name: str, why: str, errors: int) -> HostError:
     os.set_blocking(errors, False)
     stderr = ""
     with contextlib.suppress(OSError):
         stderr = os.read(errors, _MOST_BYTES).decode(errors="replace").strip()
-    return LaunchError(
+    return HostError(
         f"{name}, which carries the sandbox's packets, {why}: {stderr or 'it said nothing'}",
         hint="run: sandbox-lite doctor; network web needs no such program",
-        argv=argv,
-        stderr=stderr,
     )
