@@ -514,6 +514,8 @@ class Enforcement:
     reachable: str = ""
     """What may be reached through the proxy, in one line; empty where there is none."""
     published: tuple[PublishedPort, ...] = ()
+    carrier: str = ""
+    """The program that carries raw packets, and where it is; empty where none are carried."""
 
     def limit(self, name: LimitName) -> LimitState:
         """Return how the limit of that name is held."""

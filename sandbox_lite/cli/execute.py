@@ -32,7 +32,11 @@ Rootfs = Annotated[
 ]
 Network = Annotated[
     str | None,
-    typer.Option("--network", metavar="MODE", help="none, packages, web, allow, or host (unsafe)."),
+    typer.Option(
+        "--network",
+        metavar="MODE",
+        help="none, packages, web, allow, internet (raw packets), or host (unsafe).",
+    ),
 ]
 Allow = Annotated[
     list[str] | None,
@@ -385,6 +389,7 @@ def _as_json(
         "ids": enforcement.ids,
         "network": enforcement.network,
         "reachable": enforcement.reachable,
+        "carrier": enforcement.carrier,
         "refused": [dataclasses.asdict(request) for request in result.refused],
         "stdout": result.stdout,
         "stderr": result.stderr,

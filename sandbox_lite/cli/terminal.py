@@ -61,7 +61,8 @@ def say_in_force(enforcement: Enforcement) -> None:
     frozen = f" ({digest[:19]})" if digest else ""
     mode = network.find(enforcement.network)
     reach = enforcement.reachable or mode.summary
-    status(f"sandbox: rootfs {name}{frozen}, network {mode.name} ({reach})")
+    by = f", by {enforcement.carrier}" if enforcement.carrier else ""
+    status(f"sandbox: rootfs {name}{frozen}, network {mode.name} ({reach}{by})")
     if enforcement.ids == "subordinate":
         status("ids: subordinate; root inside has 65535 other ids, and chown and su are real")
     for one in enforcement.published:

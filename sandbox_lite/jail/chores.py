@@ -1,8 +1,8 @@
 """The janitor's own process: keeps a list until its program ends, and does what needs one thread.
 
 Orders come one to a message: `+path` of a directory, `*path` of a control group, `-path` of what is
-gone; `~` has sockets made in a jail's network, `%` forbids a jail further namespaces, `&` bounds
-its pids. Nothing but the standard library is needed here.
+gone; `~` has sockets made in a jail's network, `=` its interface set up; `%` forbids a jail further
+namespaces, `&` bounds its pids. Nothing but the standard library is needed here.
 """
 
 from __future__ import annotations
@@ -13,11 +13,15 @@ import os
 import socket
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sandbox_lite.jail import group, netns, sysctls
 from sandbox_lite.jail.orphans import kill_orphans, siblings
 
-READY, DISMISSAL, SOCKETS = b"ready", b".", b"~"
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+READY, DISMISSAL, SOCKETS, TAP = b"ready", b".", b"~", b"="
 CLOSING, NUMBERS, DONE = b"%", b"&", b"done"
 
 _PATIENCE_SECONDS = 10.0
@@ -49,7 +53,11 @@ def serve() -> None:
                 work = sysctls.forbid_namespaces if sign == CLOSING else sysctls.bound_numbers
                 _answer(orders, DONE if work(path) else b"no")
             elif sign == SOCKETS:
-                _make_sockets(path, fds, orders)
+                _do_inside(netns.answer, path, fds, orders)
+            elif sign == TAP:
+                from sandbox_lite.jail import tap  # few sandboxes want it
+
+                _do_inside(tap.answer, path, fds, orders)
             dismissed = order == DISMISSAL
     deadline = time.monotonic() + _PATIENCE_SECONDS
     if watched or not dismissed:
@@ -85,9 +93,14 @@ def _answer(orders: socket.socket, text: bytes) -> None:
         orders.send(text, socket.MSG_NOSIGNAL)
 
 
-def _make_sockets(order: bytes, fds: list[int], orders: socket.socket) -> None:
+def _do_inside(
+    work: Callable[[bytes, int, socket.socket], bool],
+    order: bytes,
+    fds: list[int],
+    orders: socket.socket,
+) -> None:
     try:
-        if not netns.answer(order, fds[0], orders):
+        if not work(order, fds[0], orders):
             _answer(orders, b"no")
     finally:
         for fd in fds:

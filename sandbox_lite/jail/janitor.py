@@ -19,7 +19,7 @@ from pathlib import Path
 
 from sandbox_lite.errors import HostError
 from sandbox_lite.jail import process
-from sandbox_lite.jail.chores import CLOSING, DISMISSAL, DONE, NUMBERS, READY, SOCKETS
+from sandbox_lite.jail.chores import CLOSING, DISMISSAL, DONE, NUMBERS, READY, SOCKETS, TAP
 
 _MOST_SOCKETS = 64
 _PATIENCE = struct.pack("ll", 30, 0)
@@ -108,21 +108,7 @@ class Janitor:
         Raises:
             HostError: They could not be made; the port may be taken.
         """
-        said, fds = b"", list[int]()
-        with self._lock:
-            for _ in range(2):
-                running = self._started()
-                running.await_ready()
-                try:
-                    socket.send_fds(running.socket, [SOCKETS + order.encode()], [namespace])
-                    said, fds, _, _ = socket.recv_fds(
-                        running.socket, 64, _MOST_SOCKETS, socket.MSG_CMSG_CLOEXEC
-                    )
-                except OSError:
-                    said = b""
-                if said:
-                    break
-                self._renewed()
+        _, fds = self._inside(SOCKETS + order.encode(), namespace)
         if not fds:
             raise HostError(
                 "no socket could be made in the sandbox's network",
@@ -130,13 +116,26 @@ class Janitor:
             )
         return [socket.socket(fileno=fd) for fd in fds]
 
+    def set_tap(self, namespace: int, order: str) -> str:
+        """Have a network interface of a jail set up.
+
+        Args:
+            namespace: Descriptor of its network namespace.
+            order: `NAME MTU OWN GATEWAY DNS REFUSED... - SILENT...`; see `tap.answer`.
+
+        Returns:
+            Why it could not be done; empty when it is done.
+        """
+        said, _ = self._inside(TAP + order.encode(), namespace)
+        return "" if said == b"yes" else said.decode(errors="replace").removeprefix("no: ") or "?"
+
     def forbid_namespaces(self, holder: int) -> None:
         """Have no further namespace made in the user namespace of a process; done on return.
 
         Raises:
             HostError: It could not be done.
         """
-        if not self._does(CLOSING + b"%d" % holder):
+        if self._inside(CLOSING + b"%d" % holder)[0] != DONE:
             raise HostError(
                 "the sandbox could not be kept from making namespaces",
                 hint="run: sandbox-lite doctor",
@@ -150,26 +149,31 @@ class Janitor:
         Raises:
             HostError: It could not be done.
         """
-        if not self._does(NUMBERS + b"%d %d" % (first, count)):
+        if self._inside(NUMBERS + b"%d %d" % (first, count))[0] != DONE:
             raise HostError(
                 "the processes of a sandbox cannot be bounded here",
                 hint="run as an ordinary user, or where a control group can be made",
             )
 
-    def _does(self, order: bytes) -> bool:
-        said = b""
+    def _inside(self, order: bytes, *namespaces: int) -> tuple[bytes, list[int]]:
+        """Return the answer to an order for a jail, and the descriptors that came with it."""
+        said, fds = b"", list[int]()
         with self._lock:
             for _ in range(2):
                 running = self._started()
                 running.await_ready()
-                with contextlib.suppress(OSError):
-                    running.socket.send(order)
-                    said = running.socket.recv(64)
+                try:
+                    socket.send_fds(running.socket, [order], namespaces)
+                    said, fds, _, _ = socket.recv_fds(
+                        running.socket, 1024, _MOST_SOCKETS, socket.MSG_CMSG_CLOEXEC
+                    )
+                except OSError:
+                    said = b""
                 if said:
                     break
                 # it was killed, or its answer may still come and would be taken for another's
                 self._renewed()
-        return said == DONE
+        return said, fds
 
     def watch(self, path: Path) -> None:
         """Have a directory removed when this program ends."""

@@ -27,10 +27,19 @@ def _enter(fd: int, kind: int) -> None:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
 
-def _made(namespace: int, order: bytes) -> list[socket.socket]:
+def join(namespace: int) -> None:
+    """Enter a network namespace for good, with all rights over it.
+
+    Raises:
+        OSError: It is not ours to enter.
+    """
     owner = fcntl.ioctl(namespace, _NS_GET_USERNS)
     _enter(owner, _NEWUSER)
     _enter(namespace, _NEWNET)
+
+
+def _made(namespace: int, order: bytes) -> list[socket.socket]:
+    join(namespace)
     word, number = order.split()
     if word == b"connect":
         return [socket.socket(socket.AF_INET, socket.SOCK_STREAM) for _ in range(int(number))]

@@ -147,7 +147,8 @@ class Sandbox:
         Args:
             rootfs: A name in the store, `host`, or the whole request.
             network: `none`; through a proxy `packages` (indexes of pip, apt, npm), `web` (every
-                public host) or `allow`; or `host` (unsafe: the host's own, loopback included).
+                public host) or `allow`; `internet` (raw packets to public addresses, where the host
+                has pasta or slirp4netns); or `host` (unsafe: the host's own, loopback included).
                 The default is `allow` where `allow` names something, else `none`.
             allow: What may be reached beside the mode's list, `[METHOD,METHOD ]HOST[:PORT]`:
                 `example.org`, `*.example.org`, `example.org:8443`, `GET,HEAD example.org:80`.
@@ -236,6 +237,7 @@ class Sandbox:
 
     def _open(self, stack: contextlib.ExitStack) -> None:
         spec = self.spec
+        self._mode.check()
         problem = subids.missing() if self._several_ids else None
         if problem is not None:
             raise problem
@@ -263,6 +265,7 @@ class Sandbox:
         disk = self._opened_disk(stack, self._supervisor, upper, looks)
         processes = Processes(proc, others=None if looks is None else looks.memfds)
         self._watch(stack, self._supervisor, box, disk, processes)
+        carrier = self._carried(stack, self._supervisor)
         published = self._connected(stack, self._supervisor)
         self._open_inside(stack, self._supervisor)
         if self._several_ids:
@@ -273,6 +276,7 @@ class Sandbox:
             network=self._mode.name,
             reachable="" if self._policy is None else self._policy.summary(),
             published=published,
+            carrier=carrier,
             seccomp=self._filters,
             capabilities=self._capabilities(),
             user=spec.user,
@@ -285,6 +289,12 @@ class Sandbox:
         if self._several_ids:
             return bwrap.ROOT_CAPABILITIES
         return bwrap.CAPABILITIES if self.spec.user == "root" else ()
+
+    def _carried(self, stack: contextlib.ExitStack, supervisor: Supervisor) -> str:
+        """Have raw packets carried, where the mode does; return by what."""
+        if self._mode.carrying is None:
+            return ""
+        return stack.enter_context(self._mode.carrying(supervisor.holder, supervisor.pid))
 
     def _connected(
         self, stack: contextlib.ExitStack, supervisor: Supervisor

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+from ipaddress import IPv4Address
 from typing import TYPE_CHECKING
 
 import psutil
@@ -13,6 +14,7 @@ from sandbox_lite.jail import network
 from sandbox_lite.jail.egress import addresses, hello, mirrors
 from sandbox_lite.jail.egress.rules import Policy, Rule
 from sandbox_lite.jail.network import packages
+from sandbox_lite.jail.usernet import carriers, refused
 from sandbox_lite.spec import Publish, SandboxSpec
 
 if TYPE_CHECKING:
@@ -90,7 +92,9 @@ def test_the_hosts_own_addresses_are_not_public(monkeypatch: pytest.MonkeyPatch)
     assert addresses.is_public("1.2.3.4")
     (family, *_rest), *_ = psutil.net_if_addrs()["lo"]
     own = [psutil.net_if_addrs()["lo"][0]._replace(address="1.2.3.4", family=family)]
+    own += [own[0]._replace(address="10.9.9.9")]
     monkeypatch.setattr(psutil, "net_if_addrs", lambda: {"eth9": own})
+    assert [str(one) for one in refused.own()] == ["1.2.3.4/32"]
     assert not addresses.is_public("1.2.3.4")
 
 
@@ -197,3 +201,15 @@ def test_published_ports(text: str, address: str, port: int, inner: int) -> None
 def test_what_is_no_published_port(text: str) -> None:
     with pytest.raises(SpecError):
         Publish.parse(text)
+
+
+def test_raw_packets_reach_what_the_proxies_would() -> None:
+    for one in refused.NOT_PUBLIC:
+        first, last = int(one.network_address), int(one.broadcast_address)
+        for number in (first - 1, first, last, last + 1):
+            if 0 <= number < 1 << 32:
+                address = IPv4Address(number)
+                closed = any(address in other for other in refused.NOT_PUBLIC)
+                assert addresses.is_public(str(address)) is not closed, address
+    for text in (carriers.OWN, carriers.GATEWAY, carriers.DNS):
+        assert not addresses.is_public(text)

@@ -17,7 +17,31 @@ _CONNECT_SECONDS = 30.0
 _LOOK_SECONDS = 5.0
 _CHUNK = 256 * 1024
 
-Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+class Reader(asyncio.StreamReader):
+    """Gives what had come before a connection broke; `broken` then says why it did.
+
+    A server that answers without having read all hangs up, and the kernel sends a reset behind the
+    answer. asyncio's own reader drops what it holds as soon as that comes.
+    """
+
+    broken: Exception | None = None
+
+    def set_exception(self, exc: Exception) -> None:
+        """End behind what has come."""
+        self.broken = exc
+        self.feed_eof()
+
+
+Streams = tuple[Reader, asyncio.StreamWriter]
+
+
+async def _open(host: str, port: int, context: ssl.SSLContext | None = None) -> Streams:
+    loop = asyncio.get_running_loop()
+    reader = Reader(limit=_CHUNK, loop=loop)
+    protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
+    transport, _ = await loop.create_connection(lambda: protocol, host, port, ssl=context)
+    return reader, asyncio.StreamWriter(transport, protocol, reader, loop)
 
 
 class RefusedError(Exception):
@@ -128,7 +152,7 @@ async def connect(host: str, port: int, *, private: bool) -> Streams:
         try:
             # each for itself: where IPv6 leads nowhere, IPv4 may
             async with asyncio.timeout(_CONNECT_SECONDS / 3):
-                return await asyncio.open_connection(address, port, limit=_CHUNK)
+                return await _open(address, port)
         except TimeoutError:
             why = "it does not answer"
         except OSError as caught:
@@ -145,7 +169,7 @@ async def connect_proxy(proxy: HostProxy) -> Streams:
     try:
         async with asyncio.timeout(_CONNECT_SECONDS):
             context = ssl.create_default_context() if proxy.tls else None
-            return await asyncio.open_connection(proxy.host, proxy.port, ssl=context, limit=_CHUNK)
+            return await _open(proxy.host, proxy.port, context)
     except (OSError, TimeoutError) as error:
         why = str(error) or "it does not answer"
         raise UnreachableError(f"the host's own proxy cannot be reached: {why}") from error

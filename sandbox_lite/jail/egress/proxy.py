@@ -89,7 +89,11 @@ def _close(writer: asyncio.StreamWriter) -> None:
 class _Wire:
     """One side of an HTTP/1.1 conversation."""
 
-    def __init__(self, role: type[h11.CLIENT | h11.SERVER], streams: Streams) -> None:
+    def __init__(
+        self,
+        role: type[h11.CLIENT | h11.SERVER],
+        streams: tuple[asyncio.StreamReader, asyncio.StreamWriter],
+    ) -> None:
         self.reader, self.writer = streams
         self.http = h11.Connection(role, max_incomplete_event_size=_HEAD_BYTES)
 
@@ -349,16 +353,38 @@ class Proxy:
         self, wire: _Wire, server: _Wire, request: h11.Request, entry: _Entry
     ) -> bool:
         await server.send(request)
+        # a server may answer, and hang up, before it has read a whole body
+        sending = asyncio.ensure_future(self._send_body(wire, server, entry))
+        answering = asyncio.ensure_future(self._answer(wire, server, entry))
+        try:
+            await asyncio.wait((sending, answering), return_when=asyncio.FIRST_COMPLETED)
+            if sending.done() and not answering.done() and not sending.result():
+                return False
+            return await answering
+        finally:
+            for one in (sending, answering):
+                one.cancel()
+            await asyncio.gather(sending, answering, return_exceptions=True)
+
+    async def _send_body(self, wire: _Wire, server: _Wire, entry: _Entry) -> bool:
+        """Pass on what the client sends; False where it goes away in the middle."""
         while True:
             event = await wire.event()
+            if not isinstance(event, (h11.Data, h11.EndOfMessage)):
+                return False
             if isinstance(event, h11.Data):
                 entry.sent += len(event.data)
+            # an answer that is there already is read before a write could meet the reset behind it
+            await asyncio.sleep(0)
+            try:
                 await server.send(event)
-            elif isinstance(event, h11.EndOfMessage):
-                await server.send(event)
-                break
-            else:
-                return False
+            except OSError:
+                return True  # what it has to say of that comes the other way
+            if isinstance(event, h11.EndOfMessage):
+                return True
+
+    async def _answer(self, wire: _Wire, server: _Wire, entry: _Entry) -> bool:
+        """Pass on what the server answers; whether another request can follow."""
         while True:
             event = await server.event()
             if isinstance(event, h11.InformationalResponse):
@@ -445,6 +471,8 @@ async def _relay(wire: _Wire, streams: Streams, entry: _Entry) -> None:
                 entry.received += len(data)
             writer.write(data)
             await patient(writer.drain)
+        if isinstance(reader, outside.Reader) and reader.broken is not None:
+            raise reader.broken
         with contextlib.suppress(OSError, NotImplementedError):
             writer.write_eof()
 

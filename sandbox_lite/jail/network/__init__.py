@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 from sandbox_lite.errors import SpecError
 from sandbox_lite.jail.egress import PORT
 from sandbox_lite.jail.egress.rules import WEB_PORTS, Policy, parse_all
-from sandbox_lite.jail.network import allow, host, none, packages, web
+from sandbox_lite.jail.network import allow, host, internet, none, packages, web
 
 if TYPE_CHECKING:
     from sandbox_lite.jail.network.mode import Mode
     from sandbox_lite.spec import SandboxSpec
 
-MODES = {mode.name: mode for mode in (none.MODE, packages.MODE, web.MODE, allow.MODE, host.MODE)}
+_ALL = (none.MODE, packages.MODE, web.MODE, allow.MODE, internet.MODE, host.MODE)
+MODES = {mode.name: mode for mode in _ALL}
 
 
 def find(name: str) -> Mode:
