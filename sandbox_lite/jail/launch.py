@@ -140,14 +140,15 @@ def launch(
             pid = _read_child_pid(status.fileno(), deadline)
             pidfd = _own(stack, pid)
             protect(nest, pid)
+            # the outer namespace's own view: inside the jail the same tmpfs is read-only
+            control = Control(os.open(f"/proc/{bird.pid}/root{HELD}", _PLACE))
             supervisor = Supervisor(
                 # a duplicate, for the first one goes with the start
                 channel=channel.dup(),
                 pid=pid,
                 holder=bird.pid,
                 pidfd=pidfd,
-                # the outer namespace's own view: inside the jail the same tmpfs is read-only
-                control=Control(os.open(f"/proc/{bird.pid}/root{HELD}", _PLACE)),
+                control=control,
                 environment=environment,
                 workdir=workdir,
             )

@@ -97,8 +97,9 @@ class _Command:
     def printable(self) -> str:
         """Return both as one command that a person can paste."""
         files = dict(enumerate(self.filters, 8))
+        at = self.outer.index("--cap-add")
         # the nest drops what it mounts with; a user's inner bwrap refuses to start with it
-        outer: tuple[str, ...] = (*self.outer, "--cap-drop", "ALL")
+        outer = (*self.outer[:at], *self.outer[at + 2 :])
         if self.several_ids:
             # in the place of our mapping from outside, util-linux's
             words = (word for word in self.outer if word != "--unshare-user")

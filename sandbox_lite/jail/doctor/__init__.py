@@ -8,14 +8,13 @@ import tempfile
 from typing import TYPE_CHECKING
 
 from sandbox_lite.errors import HostError, SandboxLiteError
-from sandbox_lite.jail import host, limits, places
+from sandbox_lite.jail import host, limits, places, subids
 from sandbox_lite.jail import network as networks
 from sandbox_lite.jail.doctor import inside, rungs
 from sandbox_lite.jail.doctor.report import Check, Inside, Network, Report, Weaker
 from sandbox_lite.jail.limits import states
 from sandbox_lite.jail.programs import find_bwrap, version
 from sandbox_lite.jail.sandbox import Sandbox
-from sandbox_lite.jail.usernet import carriers
 from sandbox_lite.spec import Limits, LimitState, SandboxSpec
 
 if TYPE_CHECKING:
@@ -24,11 +23,8 @@ if TYPE_CHECKING:
 
     from sandbox_lite.spec import LimitName, WeakerName
 
-MISSING: Mapping[str, Callable[[], str | None]] = {"internet": carriers.missing}
-"""What a network mode lacks on this host, by its name: a line for each that needs something."""
-
-OPTIONAL: Mapping[str, Callable[[], str | None]] = {}
-"""The same for what is no network mode, such as subordinate ids; a line each."""
+OPTIONAL: Mapping[str, Callable[[], HostError | None]] = {"several ids": subids.missing}
+"""What not every sandbox needs, with what says whether this host lacks it; a line each."""
 
 _ROOTFS = "host"
 _SECONDS = 60.0
@@ -71,7 +67,9 @@ class _Examination:
         for name, missing in OPTIONAL.items():
             lack = missing()
             self.checks.append(
-                Check(name=name, verdict="lacking" if lack else "ok", detail=lack or "there")
+                Check(name=name, verdict="ok", detail="can be had by name")
+                if lack is None
+                else Check(name=name, verdict="lacking", detail=lack.message, hint=lack.hint or "")
             )
         return Report(
             checks=tuple(self.checks), upper=self.upper, backend=self.backend, limits=held,
@@ -162,33 +160,36 @@ class _Examination:
 
     def _network(self) -> tuple[Network, ...]:
         """Start one sandbox for each way to reach a network, and say which modes it serves."""
-        lacks = {"none": ""}  # that was the start before
+        lacks: dict[str, SandboxLiteError | None] = {"none": None}  # that was the start before
         found = []
         for mode in networks.MODES.values():
             # all that have a proxy are made alike
             alike = "allow" if mode.rules is not None else mode.name
-            lack = MISSING[mode.name]() if mode.name in MISSING else None
-            if lack is None:
-                if alike not in lacks:
-                    lacks[alike] = self._lack_of(alike)
-                lack = lacks[alike]
-            found.append(Network(mode=mode.name, ok=not lack, detail=lack or mode.summary))
+            if alike not in lacks:
+                lacks[alike] = self._lack_of(alike)
+            lack = lacks[alike]
+            found.append(
+                Network(mode=mode.name, ok=True, detail=mode.summary)
+                if lack is None
+                else Network(mode=mode.name, ok=False, detail=lack.message, hint=lack.hint or "")
+            )
         able = ", ".join(one.mode for one in found if one.ok)
-        lacking = "; ".join(f"not {one.mode}: {one.detail}" for one in found if not one.ok)
+        lacking = [one for one in found if not one.ok]
         self.checks.append(
             Check(
                 name="network", verdict="lacking" if lacking else "ok",
-                detail=f"{able}; {lacking}" if lacking else able,
+                detail="; ".join((able, *(f"not {one.mode}: {one.detail}" for one in lacking))),
+                hint="; ".join(dict.fromkeys(one.hint for one in lacking if one.hint)),
             )
         )  # fmt: skip
         return tuple(found)
 
-    def _lack_of(self, mode: str) -> str:
+    def _lack_of(self, mode: str) -> SandboxLiteError | None:
         try:
             with self._sandbox(network=mode):
-                return ""
+                return None
         except SandboxLiteError as error:
-            return error.message
+            return error
 
 
 def examine() -> Report:

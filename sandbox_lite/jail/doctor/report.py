@@ -52,6 +52,7 @@ class Network:
     ok: bool
     detail: str
     """What it lets through, or why it cannot be had."""
+    hint: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
