@@ -111,6 +111,8 @@ static i32 bear(int count, i32 *pidfd)
     if (pid == 0)
         become(plan, count, parent);
     CALL2(SYS_munmap, plan, CALL3(SYS_lseek, given[0], 0, 2));
+    if (pid < 0)
+        *pidfd = -1; /* the kernel writes it first, and takes it back where something else fails */
     return (i32)pid;
 }
 
