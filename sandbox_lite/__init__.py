@@ -18,6 +18,7 @@ from sandbox_lite.spec import (
 )
 
 if TYPE_CHECKING:
+    from sandbox_lite.jail.pool import Pool
     from sandbox_lite.jail.sandbox import Sandbox
 
 __version__ = "0.1.0"
@@ -29,6 +30,7 @@ __all__ = [
     "Limits",
     "Mount",
     "Outcome",
+    "Pool",
     "Sandbox",
     "SandboxLiteError",
     "SandboxSpec",
@@ -39,7 +41,11 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    """Import `Sandbox` when it is first asked for: whoever wants a type alone pays nothing."""
+    """Import what starts sandboxes when it is asked for: whoever wants a type pays nothing."""
+    if name == "Pool":
+        from sandbox_lite.jail.pool import Pool
+
+        return Pool
     if name == "Sandbox":
         from sandbox_lite.jail.sandbox import Sandbox
 

@@ -21,7 +21,7 @@ from sandbox_lite.jail.limits.meter import Meter
 from sandbox_lite.jail.limits.processes import Processes
 from sandbox_lite.jail.native import nest as native_nest
 from sandbox_lite.jail.openat2 import IN_ROOT, openat2
-from sandbox_lite.jail.process import explained, uninterrupted
+from sandbox_lite.jail.process import admitted, explained, uninterrupted
 from sandbox_lite.jail.program import Program
 from sandbox_lite.jail.programs import find_bwrap
 from sandbox_lite.jail.pump import Drainer
@@ -228,13 +228,20 @@ class Sandbox:
         # end, in which Ctrl-C could lose it.
         stack = self._stack
         try:
-            with explained("start a sandbox"):
+            with explained("start a sandbox"), admitted():
                 uninterrupted(lambda: self._open(stack))
         except BaseException:
             self._supervisor = None
             stack.close()
             raise
         return self
+
+    def begin(self) -> bool:
+        """Let its wall time begin now, as if it were opened now; False where it has ended."""
+        if self._supervisor is None or self._meter is None or not self._supervisor.alive():
+            return False
+        self._meter.begin()
+        return True
 
     def _open(self, stack: contextlib.ExitStack) -> None:
         spec = self.spec

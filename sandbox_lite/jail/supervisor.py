@@ -192,6 +192,12 @@ class Supervisor:
                 hint="open a sandbox of its own after os.fork or in the multiprocessing worker",
             )
 
+    def alive(self) -> bool:
+        """Return whether process 1 still runs."""
+        poll = select.poll()
+        poll.register(self._pidfd, select.POLLIN)
+        return not self._reason and not poll.poll(0)
+
     @contextlib.contextmanager
     def in_use(self) -> Iterator[None]:
         """Keep the sandbox's descriptors open for a call: `end` waits for it.

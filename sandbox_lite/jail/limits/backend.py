@@ -50,6 +50,14 @@ class Box(Protocol):
         """Limits that the kernel holds here."""
 
     @property
+    def counts_alone(self) -> bool:
+        """Whether nothing outside of the sandbox moves its counters."""
+
+    @property
+    def counts_pids(self) -> bool:
+        """Whether `pids` tells."""
+
+    @property
     def group(self) -> int | None:
         """Descriptor of the one directory in which the first bwrap can be born, if there is one."""
 

@@ -132,6 +132,9 @@ class CgroupBox:
         self.holds: frozenset[LimitName] = frozenset(
             _LIMIT_OF[controller] for controller in paths if controller in _LIMIT_OF
         )
+        self.counts_alone = True
+        self.counts_pids = "pids" in paths
+        self._strings = {controller: str(path) for controller, path in paths.items()}
         self.group: int | None = None
         if not names.threads_move:
             place = next(iter(paths.values()))
@@ -189,12 +192,12 @@ class CgroupBox:
             ) from error
 
     def _text(self, controller: str, name: str) -> str:
-        path = self._paths.get(controller)
+        path = self._strings.get(controller)
         if path is None:
             return ""
         # opened each time: a thousand sandboxes have no six descriptors each to spare
         with contextlib.suppress(OSError):
-            fd = os.open(path / name, os.O_RDONLY | os.O_CLOEXEC)
+            fd = os.open(f"{path}/{name}", os.O_RDONLY | os.O_CLOEXEC)
             try:
                 return os.read(fd, 1 << 14).decode()
             finally:

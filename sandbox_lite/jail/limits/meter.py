@@ -74,6 +74,16 @@ class Ending:
     usage: Usage
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Rest:
+    """How a command left the sandbox where nothing but idle shells is in it any more."""
+
+    counters: Counters
+    cpu_seconds: float | None
+    count: int
+    shells: frozenset[int]
+
+
 @dataclass(slots=True)
 class _Samples:
     """What our own looks have counted; they only grow."""
@@ -130,11 +140,19 @@ class Meter:
         self._closed = False
         self._dormant = False
         self._dying: int | None = None
+        self._rest: _Rest | None = None
         self.started = time.monotonic()
         self.expired = False
         """The wall time is over, and with it the sandbox."""
 
     # -- for whoever runs commands ----------------------------------------------------------------
+
+    def begin(self) -> None:
+        """Count the wall time from now on."""
+        with self._lock:
+            self.started = time.monotonic()
+        if self._limits.wall_seconds is not None:
+            self._wake()
 
     def adopt_shell(self, pid: int) -> None:
         """Know a persistent shell: it is never among what is left behind."""
@@ -168,18 +186,34 @@ class Meter:
                 os.close(span.peak_fd)
 
     def _begin(self, root: int | None) -> Span:
-        count = self._recover()
+        rest, self._rest = self._rested(), None
+        count = self._recover() if rest is None else rest.count
         for other in self._spans:
             other.shared = True
+        counters, cpu = None, self._box.read_cpu()
+        if rest is not None:
+            counters = rest.counters if self._box.counts_alone else None
+            cpu = rest.cpu_seconds if cpu is None else cpu
         return Span(
-            before=self._counters(),
-            cpu_before=self._cpu_seconds(),
+            before=self._counters() if counters is None else counters,
+            cpu_before=self._cpu_seconds() if cpu is None else cpu,
             root=root,
             # what an earlier command left behind may meet a limit as well
             shared=bool(self._spans) or count > 1 + len(self._shells),
             peak_fd=self._box.open_peak(),
             pids_before=count,
         )
+
+    def _rested(self) -> _Rest | None:
+        """Return how the last command left the sandbox, where nothing can have changed since."""
+        rest, limit = self._rest, self._limits.pids
+        if rest is None or self._spans or rest.shells != self._shells:
+            return None
+        if limit is not None:
+            if rest.count >= limit // 2:
+                return None
+            self._samples.healthy = rest.shells | {FIRST}
+        return rest
 
     def _count(self) -> int:
         """Return the number of processes and threads."""
@@ -200,8 +234,11 @@ class Meter:
             self._samples.healthy = frozenset(self._processes.pids())
         return count
 
-    def _outlast(self, span: Span) -> None:
+    def _outlast(self, span: Span) -> int:
         """Wait for the end of a growth that a command has left behind, and end it.
+
+        Returns:
+            How many processes and threads there were in the end.
 
         A fork bomb returns at once. Were the next command sent meanwhile, its bash would find no
         room for a process and sleep for a second and more before it tries again.
@@ -209,7 +246,7 @@ class Meter:
         limit = self._limits.pids
         count = self._count()
         if limit is None or len(self._spans) > 1 or count < span.pids_before + _SEVERAL:
-            return
+            return count
         still = 0
         deadline = time.monotonic() + _OUTLAST_SECONDS
         while time.monotonic() < deadline:
@@ -217,23 +254,27 @@ class Meter:
                 with self._lock:
                     span.peak_pids = max(span.peak_pids, count)
                     self._purge(idle=True, wait=True)
-                return
+                break
             time.sleep(BUSY_SECONDS)
             before, count = count, self._count()
             # a small share of a processor lets it rest in between
             still = 0 if count > before else still + 1
             if still >= _STILL:
-                return
+                break
+        return count
 
     def ending(self, span: Span) -> Ending:
         """Return what a command met and took; its span must still be open."""
-        self._outlast(span)
+        count = self._outlast(span)
         with self._lock:
             use = self._look_at_disk()
-            if self._box.pids() is None:
+            if not self._box.counts_pids:
                 self._look_at_pids()
             after = self._counters()
             cpu = self._cpu_seconds()
+            if len(self._spans) == 1 and count <= 1 + len(self._shells):
+                shells = frozenset(self._shells)
+                self._rest = _Rest(counters=after, cpu_seconds=cpu, count=count, shells=shells)
             spent = None if cpu is None or span.cpu_before is None else cpu - span.cpu_before
             fresh = self._samples.leftovers_killed - self._samples.told_leftovers
             self._samples.told_leftovers += fresh
@@ -353,7 +394,7 @@ class Meter:
             count = self._count()
         for span in self._spans:
             span.peak_pids = max(span.peak_pids, count)
-        sampled = self._box.pids() is None
+        sampled = not self._box.counts_pids
         if limit is not None and sampled and count >= limit - _MISSED:
             self._samples.pids_refused += 1
         if limit is not None and count >= limit:
@@ -382,7 +423,7 @@ class Meter:
         killed = self._processes.purge(doomed, wait=wait)
         if killed:
             # they had been refused, or were about to be; of RLIMIT_NPROC nobody counts
-            self._samples.pids_refused += self._box.pids() is None
+            self._samples.pids_refused += not self._box.counts_pids
             self._samples.purged_at = now
             self._samples.purges += 1
             self._samples.leftovers_killed += killed

@@ -57,6 +57,9 @@ class SampledBox:
         self._several_ids = ask.several_ids
         self.holds: frozenset[LimitName] = _held(several_ids=ask.several_ids)
 
+    counts_alone = False
+    """The host's own end of memory is counted for all."""
+    counts_pids = False
     group: int | None = None
 
     def adopt(self, pid: int) -> None:
