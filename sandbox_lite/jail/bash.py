@@ -28,6 +28,7 @@ ROWS, COLUMNS = 24, 80
 
 _STATUS, _STATUS_END = re.compile(rb"\x01(\d{1,18}) (\d{1,3}) "), b"\x02\n"
 _STATUS_LIMIT = 64 * 1024
+_CODE = re.compile(rb"(\d{1,3})\n")
 _STATE_LIMIT = 1024 * 1024
 _STATE_READS = 32
 _MARK_BYTES = 32
@@ -60,7 +61,7 @@ class Bash:
         self.ended = False
         self._supervisor = supervisor
         self._nonce = secrets.token_hex(8)
-        self._mark = re.compile(f"#{self._nonce} (\\d{{1,3}})\n".encode())
+        self._mark = f"#{self._nonce} ".encode()
         self._status_buffer = b""
         self._state_buffer = bytearray()
         with contextlib.ExitStack() as stack:
@@ -202,11 +203,15 @@ class Bash:
             self._state_buffer += data
             # a mark can only end in what is new
             start = max(0, len(self._state_buffer) - len(data) - _MARK_BYTES)
-            while mark := self._mark.search(self._state_buffer, start):
-                if mark.start() <= _STATE_LIMIT:
-                    self.state = bytes(self._state_buffer[: mark.start()])
-                self.state_code = int(mark[1])
-                del self._state_buffer[: mark.end()]
+            while (at := self._state_buffer.find(self._mark, start)) >= 0:
+                start = at + len(self._mark)
+                code = _CODE.match(self._state_buffer, start)
+                if code is None:
+                    continue
+                if at <= _STATE_LIMIT:
+                    self.state = bytes(self._state_buffer[:at])
+                self.state_code = int(code[1])
+                del self._state_buffer[: code.end()]
                 start = 0
             # too large to keep: only enough is held to find the mark that ends it
             if len(self._state_buffer) > 2 * _STATE_LIMIT:

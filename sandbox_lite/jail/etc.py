@@ -74,11 +74,16 @@ def _content(path: Path, root: Path | None = None) -> bytes:
         return known[1]
 
 
+@functools.cache
+def _system_bundles() -> frozenset[str]:
+    return frozenset(os.path.realpath(path) for path in _SYSTEM_BUNDLES)
+
+
 def _sources() -> Iterator[Path]:
     for anchor in _ANCHORS:
         with contextlib.suppress(OSError):
             yield from sorted(path for path in Path(anchor).rglob("*") if path.is_file())
-    known = {os.path.realpath(path) for path in _SYSTEM_BUNDLES}
+    known = _system_bundles()
     for variable in _VARIABLES:
         name = os.environ.get(variable)
         # the distribution's own bundle is no addition of this host

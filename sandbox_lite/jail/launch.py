@@ -86,7 +86,7 @@ def launch(
     mounts: tuple[tuple[str, str], ...],
     filter_names: Sequence[seccomp.FilterName],
     box: Box,
-    protect: Callable[[Nest, int], None],
+    protect: Callable[[Nest, int], Callable[[], object]],
     environment: Mapping[str, str],
     workdir: str,
 ) -> Supervisor:
@@ -99,7 +99,8 @@ def launch(
         mounts: What is mounted for it alone, as the nest takes it.
         filter_names: The system call filters to load.
         box: Who holds its limits, and takes it in before it can start another process.
-        protect: Is given the nest and process 1, before that is asked for anything.
+        protect: Is given the nest and process 1, before that is asked for anything; what it returns
+            is called, and has done its work, before this function returns.
         environment: Of every program inside.
         workdir: Where programs start.
 
@@ -139,7 +140,7 @@ def launch(
                 end.close()
             pid = _read_child_pid(status.fileno(), deadline)
             pidfd = _own(stack, pid)
-            protect(nest, pid)
+            ours.callback(protect(nest, pid))
             # the outer namespace's own view: inside the jail the same tmpfs is read-only
             control = Control(os.open(f"/proc/{bird.pid}/root{HELD}", _PLACE))
             supervisor = Supervisor(

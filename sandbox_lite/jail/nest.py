@@ -90,6 +90,7 @@ class Nest:
         """Whether it was moved to where it may put children into our control groups."""
         self._lock = threading.Lock()
         self._numbers = itertools.count(1)
+        self._answers: dict[int, tuple[int, list[int]] | None] = {}
         self._process: subprocess.Popen[bytes] | None = None
         self._gone = False
         program = native.descriptor("nest")
@@ -143,28 +144,42 @@ class Nest:
             return None, fds
         return native.MESSAGE.unpack(data), fds
 
-    def _ask(self, verb: int, fds: Sequence[int]) -> tuple[int, list[int]]:
-        """Return the answer, and what came with it; below zero it is an error of the kernel's."""
+    def _send(self, verb: int, fds: Sequence[int]) -> int:
+        """Ask for something; return the number by which `_await` knows the answer."""
         with self._lock:
             number = next(self._numbers)
+            self._answers[number] = None
             order = native.MESSAGE.pack(verb, number, 0, 0)
             rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", fds))]
             with contextlib.suppress(ConnectionError):
                 self._socket.sendmsg([order], rights)
+            return number
+
+    def _await(self, number: int) -> tuple[int, list[int]]:
+        """Return the answer, and what came with it; below zero it is an error of the kernel's."""
+        with self._lock:
             deadline = time.monotonic() + START_SECONDS
-            while True:
-                message, given = self._receive(max(0.0, deadline - time.monotonic()))
-                if message is None:
-                    self._gone = True
-                    raise LaunchError(
-                        "the process from which sandboxes start is gone",
-                        hint="somebody killed it; try again",
-                    )
-                if message[1] == number:
-                    return message[3], given
-                for fd in given:  # of one whose caller was interrupted: its sandbox has no owner
-                    pidfd_signal(fd, signal.SIGKILL)
-                    os.close(fd)
+            try:
+                while (answer := self._answers[number]) is None:
+                    self._take_one(deadline)
+            finally:
+                del self._answers[number]
+            return answer
+
+    def _take_one(self, deadline: float) -> None:
+        message, given = self._receive(max(0.0, deadline - time.monotonic()))
+        if message is None:
+            self._gone = True
+            raise LaunchError(
+                "the process from which sandboxes start is gone",
+                hint="somebody killed it; try again",
+            )
+        if message[1] in self._answers:
+            self._answers[message[1]] = (message[3], given)
+            return
+        for fd in given:  # of one whose caller was interrupted: its sandbox has no owner
+            pidfd_signal(fd, signal.SIGKILL)
+            os.close(fd)
 
     def bear(self, plan: native_nest.Plan) -> Bird | int:
         """Start a program there.
@@ -177,23 +192,22 @@ class Nest:
         """
         with contextlib.ExitStack() as stack:
             memory = native.memory_file(stack, plan.encoded())
-            value, fds = self._ask(native_nest.BEAR, (memory, *plan.descriptors()))
+            number = self._send(native_nest.BEAR, (memory, *plan.descriptors()))
+            value, fds = self._await(number)
         return Bird(value, fds[0]) if value > 0 and fds else -value
 
-    def open_low_ports(self, first: int) -> int:
+    def open_low_ports(self, first: int) -> Callable[[], int]:
         """Let everybody in the network of a process that was born here use low ports.
 
         Returns:
-            0, or the kernel's errno.
-
-        Raises:
-            LaunchError: The nest is gone.
+            What waits until it is done, and returns 0 or the kernel's errno.
         """
         network = os.open(f"/proc/{first}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         try:
-            return -self._ask(native_nest.PORTS, (network,))[0]
+            number = self._send(native_nest.PORTS, (network,))
         finally:
             os.close(network)
+        return lambda: -self._await(number)[0]
 
     @property
     def alive(self) -> bool:

@@ -118,6 +118,10 @@ def _published(ports: Mapping[int, int] | Sequence[Publish]) -> tuple[Publish, .
     return tuple(ports)
 
 
+def _trust(rootfs: Rootfs) -> Mapping[str, bytes]:
+    return etc.trust(rootfs.lowers, of_host=bool(rootfs.mounts))
+
+
 class Sandbox:
     """A computer for code that nobody has read: open it with `with`.
 
@@ -257,7 +261,7 @@ class Sandbox:
             kind = host.upper_kind(path, weaker="overlay" in spec.allow_weaker)
         upper = stack.enter_context(
             layers.upper(
-                kind, spec.limits.disk_bytes, lambda: self._lowers(rootfs),
+                kind, spec.limits.disk_bytes, lambda: self._lowers(rootfs, _trust(rootfs)),
                 several_ids=self._several_ids,
             )
         )  # fmt: skip
@@ -382,20 +386,20 @@ class Sandbox:
         self._meter = meter
         stack.enter_context(dog.watching(meter))
 
-    def _lowers(self, rootfs: Rootfs) -> tuple[Path, ...]:
+    def _lowers(self, rootfs: Rootfs, trust: Mapping[str, bytes]) -> tuple[Path, ...]:
         """Return the layers below the upper one: the rootfs, and what we put over it."""
         files = {
             "etc/hosts": etc.hosts(self.spec.hostname),
             **self._mode.files(),
-            **etc.trust(rootfs.lowers, of_host=bool(rootfs.mounts)),
+            **trust,
         }
         return (*rootfs.lowers, etc.layer(files))
 
     def _command(self, path: Path, rootfs: Rootfs, upper: Upper) -> _Command:
         """Join all parts to the one command that makes this sandbox."""
         spec = self.spec
-        trust = etc.trust(rootfs.lowers, of_host=bool(rootfs.mounts))
-        lowers = self._lowers(rootfs)
+        trust = _trust(rootfs)
+        lowers = self._lowers(rootfs, trust)
         account = etc.account(rootfs.lowers, spec.user)
         person = {
             "HOME": account.home, "USER": account.name, "LOGNAME": account.name,
@@ -441,7 +445,7 @@ class Sandbox:
     ) -> Supervisor:
         command = self._command(path, rootfs, upper)
 
-        def protect(one: nest.Nest, first: int) -> None:
+        def protect(one: nest.Nest, first: int) -> Callable[[], object]:
             box.protect(first)
             if self._mode.carrying is not None:
                 # before namespaces are forbidden: the carrier locks itself away into some
@@ -449,9 +453,8 @@ class Sandbox:
             if self._several_ids:
                 # beside the filter: bwrap's own way, --disable-userns, is a further user namespace
                 janitor.SHARED.forbid_namespaces(one.pid)
-            if not self._mode.shares_host:
-                # where /proc/sys is read-only servers do without, as in any container of that kind
-                one.open_low_ports(first)
+            # where /proc/sys is read-only servers do without, as in any container of that kind
+            return int if self._mode.shares_host else one.open_low_ports(first)
 
         self._printable = command.printable()
         places = {} if upper.path is None else {str(upper.path.parent.parent): bwrap.UPPERS}

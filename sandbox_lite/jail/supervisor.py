@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import importlib.resources
 import itertools
 import os
@@ -43,6 +44,7 @@ _TIOCSPTLCK, _TIOCGPTN, _TIOCGPTPEER = 0x40045431, 0x80045430, 0x5441
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
+@functools.cache
 def script(name: str) -> str:
     """Return one of our bash files without its comments, which the jail need not see."""
     text = importlib.resources.files("sandbox_lite.jail").joinpath(name).read_text()

@@ -56,7 +56,7 @@ def test_low_ports_are_opened_by_the_network_not_by_a_capability(
         with Sandbox("minimal", user=user, limits=LIMITS) as sandbox:
             assert sandbox.exec(["python3", "-c", BIND]).stdout == "bound\n"
     # the network belongs to the outer user namespace, in which nobody inside has a say
-    monkeypatch.setattr(nest.Nest, "open_low_ports", lambda *_: 0)
+    monkeypatch.setattr(nest.Nest, "open_low_ports", lambda *_: int)
     more = (*bwrap.CAPABILITIES, "CAP_NET_BIND_SERVICE")
     monkeypatch.setattr(bwrap, "CAPABILITIES", more)
     with Sandbox("minimal", limits=LIMITS) as sandbox:
