@@ -1,6 +1,6 @@
 """Measures what the README claims: start to first output, limits, round trip, program, close.
 
-    scripts/bench [--rootfs minimal] [--runs 40] [--json]
+    scripts/bench [--rootfs minimal] [--runs 40] [--json] [--many [--alive 200]]
 
 Ratios are to a plain bwrap with the same namespaces, overlay, /proc and /dev, in the same run and
 taken in turn with it: the milliseconds of a machine drift, the ratios hold.
@@ -20,8 +20,11 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import many
+from reference import Reference, words
+
 from sandbox_lite import Limits, Sandbox, SandboxLiteError
-from sandbox_lite.jail import bwrap, limits
+from sandbox_lite.jail import limits
 from sandbox_lite.jail.limits import delegation
 from sandbox_lite.jail.native.nest import Plan
 from sandbox_lite.jail.nest import Bird, Nest
@@ -44,16 +47,14 @@ def timed(action: Callable[[], object]) -> float:
 def plain(tree: Path) -> None:
     """Start bash once in a plain bwrap on the same tree."""
     with tempfile.TemporaryDirectory() as name:
-        upper, work = Path(name, "upper"), Path(name, "work")
-        upper.mkdir()
-        work.mkdir()
-        argv = [
-            str(find_bwrap()), *bwrap.namespaces(network_host=False),
-            *bwrap.identity(hostname="bench"), "--overlay-src", str(tree),
-            "--overlay", str(upper), str(work), "/", *bwrap.devices(shm_bytes=1 << 20),
-            "--", "/bin/bash", "-c", "echo hi",
-        ]  # fmt: skip
+        argv = [*words(tree, Path(name)), "--", "/bin/bash", "-c", "echo hi"]
         subprocess.run(argv, check=True, capture_output=True)
+
+
+def reference(tree: Path) -> None:
+    """Start the reference and have its first output."""
+    with contextlib.closing(Reference(tree)) as one:
+        assert one.run("echo hi") == b"hi\n"
 
 
 class Times:
@@ -114,6 +115,7 @@ def _born(nest: Nest, group: int | None) -> None:
 def one_round(rootfs: str, tree: Path, nest: Nest, times: Times) -> None:
     """Measure everything once, or a few times where it is quick."""
     times.note("plain bwrap, echo", lambda: plain(tree))
+    times.note("the reference of 40 lines, and its end", lambda: reference(tree))
     unbounded = Sandbox(rootfs, limits=Limits.none())
     times.note("the same without limits", lambda: (unbounded.open(), unbounded.run("echo hi")))
     unbounded.close()
@@ -167,8 +169,12 @@ def main() -> int:
     parser.add_argument("--rootfs", default="minimal")
     parser.add_argument("--runs", type=int, default=40)
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--many", action="store_true", help="rates, a large host, many at once")
+    parser.add_argument("--alive", type=int, default=200, help="how many at once")
     arguments = parser.parse_args()
     try:
+        if arguments.many:
+            return many.show(arguments.rootfs, arguments.alive, as_json=arguments.json)
         times = measure(arguments.rootfs, arguments.runs)
     except SandboxLiteError as error:
         print(f"scripts/bench: error: {error}", file=sys.stderr)

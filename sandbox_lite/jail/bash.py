@@ -95,8 +95,7 @@ class Bash:
         stack.callback(os.close, self.terminal)
         rc = self._supervisor.where(self.key, "rc")
         self._child = self._supervisor.start_shell(rc, self.terminal)
-        if self._child.pidfd is not None:
-            stack.callback(os.close, self._child.pidfd)
+        stack.callback(os.close, self._child.pidfd)
 
     def _handshake(self) -> None:
         import pexpect
@@ -148,8 +147,7 @@ class Bash:
 
     def kill(self) -> None:
         """Kill it; what it started stays."""
-        if self._child.pidfd is not None:
-            pidfd_signal(self._child.pidfd, signal.SIGKILL)
+        pidfd_signal(self._child.pidfd, signal.SIGKILL)
 
     def forget(self) -> None:
         """Never ask how it ended."""
@@ -172,10 +170,7 @@ class Bash:
         if not tty:
             # what background jobs print on /dev/tty goes nowhere, but must not block them
             pump.watch(self.terminal, self._discard)
-        if self._child.pidfd is None:
-            self.ended = True
-        else:
-            pump.watch(self._child.pidfd, ended)
+        pump.watch(self._child.pidfd, ended)
 
     def read_status(self, number: int) -> int | None:
         """Return the exit code of that command if it was reported."""

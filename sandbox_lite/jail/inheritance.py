@@ -6,6 +6,7 @@ A program that has since given up root, say, must not have sandboxes that are st
 from __future__ import annotations
 
 import os
+import re
 import resource
 from typing import TYPE_CHECKING
 
@@ -24,8 +25,22 @@ def inheritance() -> Hashable:
     return (
         os.getresuid(), os.getresgid(), tuple(os.getgroups()), _places(),
         frozenset(os.sched_getaffinity(0)), os.getpriority(os.PRIO_PROCESS, 0),
-        tuple(resource.getrlimit(kind) for kind in _LIMITS),
+        tuple(resource.getrlimit(kind) for kind in _LIMITS), _rights(),
     )  # fmt: skip
+
+
+_RIGHTS = re.compile(rb"^(?:Cap...|NoNewPrivs|Seccomp\w*):.*$", re.MULTILINE)
+
+
+def _rights() -> Hashable:
+    """Return capabilities, no_new_privs, filters, and our control groups."""
+    try:
+        with open("/proc/thread-self/status", "rb") as status:  # noqa: PTH123  # pathlib is slow
+            rights = tuple(_RIGHTS.findall(status.read()))
+        with open("/proc/self/cgroup", "rb") as groups:  # noqa: PTH123  # the same
+            return (rights, groups.read())
+    except OSError:
+        return object()
 
 
 def _places() -> Hashable:

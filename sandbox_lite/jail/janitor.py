@@ -11,6 +11,8 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
+import select
+import signal
 import socket
 import struct
 import sys
@@ -20,8 +22,10 @@ from pathlib import Path
 from sandbox_lite.errors import HostError
 from sandbox_lite.jail import process
 from sandbox_lite.jail.chores import CLOSING, DISMISSAL, DONE, NUMBERS, READY, SOCKETS, TAP
+from sandbox_lite.jail.process import pidfd_signal
 
 _MOST_SOCKETS = 64
+_END_SECONDS = 10.0
 _PATIENCE = struct.pack("ll", 30, 0)
 """struct timeval: seconds, microseconds."""
 
@@ -55,7 +59,23 @@ class _Running:
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _PATIENCE)
         self.socket = ours
         self.pid = child.pid
+        self._pidfd = os.pidfd_open(child.pid)
         self._ready = False
+
+    def end(self) -> None:
+        """Kill it, and wait until it can do nothing any more."""
+        pidfd_signal(self._pidfd, signal.SIGKILL)
+        poll = select.poll()
+        poll.register(self._pidfd, select.POLLIN)
+        poll.poll(_END_SECONDS * 1000)
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(self.pid, os.WNOHANG)
+        self.close()
+
+    def close(self) -> None:
+        """Let go of it: it ends, once what it watches is removed."""
+        self.socket.close()
+        os.close(self._pidfd)
 
     def await_ready(self) -> None:
         """Wait until it serves, or has ended."""
@@ -84,9 +104,10 @@ class Janitor:
                 self._renewed().socket.send(order)
 
     def _renewed(self) -> _Running:
-        # it was killed: another takes over all that there is to watch
+        # it was killed, or is so slow that it may as well be: another takes over all that there is
+        # to watch. One that is merely slow must not come to see our end closed, and tidy up.
         if self._running is not None:
-            self._running.socket.close()
+            self._running.end()
             self._running = None
         running = self._started()
         for one in self._watched.values():
@@ -210,7 +231,7 @@ class Janitor:
         self._lock = threading.Lock()
         self._watched = {}
         if self._running is not None:
-            self._running.socket.close()
+            self._running.close()
             self._running = None
 
 

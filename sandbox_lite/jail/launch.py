@@ -132,8 +132,8 @@ def launch(
         argv = argv_of(named)
         said = errors_write.fileno()
         fds = {0: theirs.fileno(), 1: said, 2: said, **{n: n for n in named.numbers()}}
-        bird = _born(ours, nest, box, Plan(words=argv, mounts=mounts, fds=fds))
-        stack.callback(_reap, bird)
+        bird = _born(stack, ours, nest, box, Plan(words=argv, mounts=mounts, fds=fds))
+        pid = None
         try:
             # only the jail holds these ends from here on: its death shows as end of file
             for end in (status_write, theirs, errors_write):
@@ -143,6 +143,10 @@ def launch(
             ours.callback(protect(nest, pid))
             # the outer namespace's own view: inside the jail the same tmpfs is read-only
             control = Control(os.open(f"/proc/{bird.pid}/root{HELD}", _PLACE))
+            stack.callback(control.close)
+            if bird.ends(0):
+                # the nest has waited for it, and the number may have been another's by then
+                raise LaunchError("bwrap ended while the sandbox started")
             supervisor = Supervisor(
                 # a duplicate, for the first one goes with the start
                 channel=channel.dup(),
@@ -158,14 +162,30 @@ def launch(
         except (LaunchError, SandboxClosedError, OSError) as error:
             channel.close()
             bird.ends(_CLOSE_SECONDS)
+            if pid is None:
+                # one that is killed in the middle of its start leaves a child that nothing wakes
+                kill_orphans()
             raise _launch_error(error, errors.fileno(), argv) from error
     for end in (status, errors):
         end.close()
     return supervisor
 
 
-def _born(ours: contextlib.ExitStack, nest: Nest, box: Box, plan: Plan) -> Bird:
-    """Start the bwrap of a sandbox in its control group."""
+def _born(
+    stack: contextlib.ExitStack, ours: contextlib.ExitStack, nest: Nest, box: Box, plan: Plan
+) -> Bird:
+    """Start the bwrap of a sandbox in its control group; it goes with `stack`."""
+
+    def own(born: Bird | int) -> Bird:
+        if isinstance(born, int):
+            raise LaunchError(
+                f"the sandbox did not start: no process can be made: {os.strerror(born)}",
+                hint="are there too many processes on the host? See ulimit -u",
+                argv=plan.words,
+            )
+        stack.callback(_reap, born)
+        return born
+
     plan = replace(plan, tasks=box.open_tasks(ours))
     if box.group is not None:
         if not nest.settled:
@@ -173,23 +193,15 @@ def _born(ours: contextlib.ExitStack, nest: Nest, box: Box, plan: Plan) -> Bird:
             nest.settled = True
         born = nest.bear(replace(plan, group=box.group))
         if isinstance(born, Bird):
-            return born
+            return own(born)
         # before Linux 5.7, in a container whose filter does not know clone3, or where the nearest
         # group above both is not ours: it waits until it was moved
         waited, go = _pipe(ours, ours)
-        born = nest.bear(replace(plan, waits=waited.fileno()))
-        if isinstance(born, Bird):
-            box.enter(born.pid)
-            go.close()
-    else:
-        born = nest.bear(plan)
-    if isinstance(born, int):
-        raise LaunchError(
-            f"the sandbox did not start: no process can be made: {os.strerror(born)}",
-            hint="are there too many processes on the host? See ulimit -u",
-            argv=plan.words,
-        )
-    return born
+        bird = own(nest.bear(replace(plan, waits=waited.fileno())))
+        box.enter(bird.pid)
+        go.write(b"1")
+        return bird
+    return own(nest.bear(plan))
 
 
 def _own(stack: contextlib.ExitStack, pid: int) -> int:

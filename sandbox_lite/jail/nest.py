@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import errno
 import itertools
 import json
 import os
@@ -26,6 +27,7 @@ from sandbox_lite.errors import LaunchError
 from sandbox_lite.jail import native
 from sandbox_lite.jail.inheritance import inheritance
 from sandbox_lite.jail.native import nest as native_nest
+from sandbox_lite.jail.orphans import kill_orphans
 from sandbox_lite.jail.process import pidfd_signal, spawn
 
 if TYPE_CHECKING:
@@ -194,7 +196,10 @@ class Nest:
             memory = native.memory_file(stack, plan.encoded())
             number = self._send(native_nest.BEAR, (memory, *plan.descriptors()))
             value, fds = self._await(number)
-        return Bird(value, fds[0]) if value > 0 and fds else -value
+        if value > 0 and not fds:
+            # it ends by itself, for nobody holds the other ends of what it was given
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return Bird(value, fds[0]) if value > 0 else -value
 
     def open_low_ports(self, first: int) -> Callable[[], int]:
         """Let everybody in the network of a process that was born here use low ports.
@@ -223,6 +228,8 @@ class Nest:
             if self._process.returncode is None:
                 self._process.kill()
                 self._process.wait()
+                # in the middle of its start a bwrap leaves a child that nothing wakes
+                kill_orphans()
 
     def drop(self) -> None:
         """Let go of it in a forked child: it is the parent's."""
@@ -250,11 +257,24 @@ class _Maps:
         """Map them and let bwrap go on; one that has ended is left to whoever waits for it."""
         self._info_write.close()
         self._unmapped.close()
-        # bwrap writes it in pieces and closes it behind the last
-        text = self._info.readall()
-        if text:
-            self._write_maps(int(json.loads(text)["child-pid"]))
-        self._mapped.close()
+        try:
+            text = b""
+            deadline = time.monotonic() + START_SECONDS
+            # bwrap writes it in pieces and closes it behind the last
+            while piece := self._piece(deadline):
+                text += piece
+            if text:
+                self._write_maps(int(json.loads(text)["child-pid"]))
+        finally:
+            # also where it failed: unmapped, bwrap then ends by itself
+            self._mapped.close()
+
+    def _piece(self, deadline: float) -> bytes:
+        poll = select.poll()
+        poll.register(self._info, select.POLLIN)
+        if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
+            raise LaunchError("bwrap did not start in time", hint="run: sandbox-lite doctor")
+        return self._info.read(4096) or b""
 
 
 class Nests:
@@ -265,12 +285,14 @@ class Nests:
         self._nests: dict[Hashable, Nest] = {}
 
     @contextlib.contextmanager
-    def private(self, outer: Sequence[str], write_maps: Callable[[int], None]) -> Iterator[Nest]:
-        """Yield a nest of one sandbox alone, whose user namespace is that sandbox's too.
+    def private(
+        self, outer: Sequence[str], write_maps: Callable[[int], None] | None = None
+    ) -> Iterator[Nest]:
+        """Yield a nest of one sandbox alone, which goes with it.
 
         Args:
             outer: The words of its bwrap.
-            write_maps: See `Nest`.
+            write_maps: See `Nest`; its user namespace is then that sandbox's as well.
 
         Raises:
             LaunchError: It cannot be started; `stderr` is what bwrap said.
@@ -278,13 +300,15 @@ class Nests:
         """
         nest = Nest(outer, write_maps=write_maps)
         key, owner = object(), os.getpid()
-        self._nests[key] = nest
-        nest.users += 1
+        with self._lock:
+            self._nests[key] = nest
+            nest.users += 1
         try:
             yield nest
         finally:
             if owner == os.getpid():
-                self._nests.pop(key, None)
+                with self._lock:
+                    self._nests.pop(key, None)
                 nest.close()
 
     @contextlib.contextmanager

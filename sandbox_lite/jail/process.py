@@ -78,7 +78,7 @@ def _reset_words() -> tuple[str, ...]:
 
 
 class Process(Protocol):
-    """A child: a Popen, or one that was born in a control group."""
+    """A child of ours, as `Popen` has it."""
 
     pid: int
 
@@ -175,8 +175,12 @@ class _Piece:
 
     def await_end(self) -> None:
         """Wait, unless it never begins."""
-        while not self._ended.is_set() and not self._take():
-            self._ended.wait()
+        while not self._ended.is_set():
+            # Ctrl-C may come more than once
+            with contextlib.suppress(KeyboardInterrupt):
+                if self._take():
+                    return
+                self._ended.wait()
 
     def finish(self) -> None:
         self._ended.wait()
@@ -236,7 +240,6 @@ def spawn(
     stderr: int | IO[bytes] = subprocess.DEVNULL,
     env: Mapping[str, str] | None = None,
     new_session: bool = False,
-    within: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext,
     own: Callable[[subprocess.Popen[bytes]], object] = lambda process: None,
 ) -> subprocess.Popen[bytes]:
     """Start a program from a thread that outlives the caller.
@@ -250,7 +253,6 @@ def spawn(
         env: Its whole environment, by default an empty one: what bwrap is started with shows
             in the jail's /proc.
         new_session: Put it into a session of its own, out of reach of the terminal's Ctrl-C.
-        within: Gives the context in which the thread that starts it does so.
         own: Told of the child, also where Ctrl-C keeps it from being returned.
 
     Returns:
@@ -261,16 +263,15 @@ def spawn(
     """
 
     def work() -> subprocess.Popen[bytes]:
-        with within():
-            return subprocess.Popen(
-                (*_reset_words(), *argv),
-                pass_fds=fds,
-                stdin=stdin,
-                stdout=stdout,
-                stderr=stderr,
-                env=dict(env or {}),
-                start_new_session=new_session,
-            )
+        return subprocess.Popen(
+            (*_reset_words(), *argv),
+            pass_fds=fds,
+            stdin=stdin,
+            stdout=stdout,
+            stderr=stderr,
+            env=dict(env or {}),
+            start_new_session=new_session,
+        )
 
     return _spawner().run(work, own)
 

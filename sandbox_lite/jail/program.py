@@ -11,7 +11,7 @@ import time
 from io import FileIO
 from typing import TYPE_CHECKING
 
-from sandbox_lite.errors import SandboxLiteError, SpecError
+from sandbox_lite.errors import SandboxClosedError, SpecError
 from sandbox_lite.jail.capture import Output, Spool
 from sandbox_lite.jail.process import explained
 from sandbox_lite.jail.pump import Pump
@@ -157,7 +157,7 @@ class Program:
     def _abandoned_on_interrupt(self) -> Iterator[None]:
         try:
             yield
-        except SandboxLiteError:
+        except (SpecError, SandboxClosedError):
             raise
         except BaseException:
             self._supervisor.abandon(self._key)
@@ -185,10 +185,9 @@ class Program:
         def ended() -> None:
             self._ended = True
 
-        self._ended = child.pidfd is None
+        self._ended = False
         try:
-            if child.pidfd is not None:
-                pump.watch(child.pidfd, ended)
+            pump.watch(child.pidfd, ended)
             deadline = None if timeout is None else started + timeout
             in_time = True
             try:
@@ -198,8 +197,7 @@ class Program:
                 if not self._ended:
                     self._end(child, pump)
         finally:
-            if child.pidfd is not None:
-                os.close(child.pidfd)
+            os.close(child.pidfd)
         return self._result(child, pump, argv, started, in_time=in_time)
 
     def _until(self, pump: Pump, deadline: float | None) -> bool:

@@ -458,13 +458,18 @@ class Sandbox:
 
         self._printable = command.printable()
         places = {} if upper.path is None else {str(upper.path.parent.parent): bwrap.UPPERS}
-        sources = (one.source for one in (*rootfs.mounts, *self.spec.mounts) if one.source)
+        lowers = self._lowers(rootfs, _trust(rootfs))
+        sources = [one.source for one in rootfs.mounts if one.source]
         try:
             if self._several_ids:
                 # its user namespace is the jail's as well
                 taken = nest.SHARED.private(command.outer, subids.write_maps)
+            elif any(one.source for one in self.spec.mounts):
+                # what is mounted below a directory of the caller's later on would not show, and
+                # his disk would stay busy
+                taken = nest.SHARED.private(command.outer)
             else:
-                state = nest.states((*rootfs.lowers, *places, *sources))
+                state = nest.states((*lowers, *places, *sources))
                 taken = nest.SHARED.taken(command.outer, state)
             return launch(
                 stack,

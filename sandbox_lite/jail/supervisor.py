@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import functools
 import importlib.resources
@@ -16,7 +17,7 @@ from array import array
 from collections import Counter, deque
 from dataclasses import dataclass
 from pathlib import Path
-from socket import SCM_RIGHTS, SOL_SOCKET
+from socket import MSG_CMSG_CLOEXEC, SCM_RIGHTS, SOL_SOCKET, recv_fds
 from typing import TYPE_CHECKING
 
 from sandbox_lite.errors import LaunchError, SandboxClosedError, SandboxLiteError
@@ -106,8 +107,9 @@ class Control:
     def close(self) -> None:
         """Let go of the directory."""
         with self._lock:
-            os.close(self.fd)
-            self.fd = -1
+            if self.fd >= 0:
+                os.close(self.fd)
+                self.fd = -1
 
 
 def write_file(directory: int, name: str, data: bytes) -> None:
@@ -139,8 +141,7 @@ class Child:
     key: int
     inside: int
     """The jail's own pid of it."""
-    pidfd: int | None
-    """None where it ended before we could look."""
+    pidfd: int
 
 
 class Supervisor:
@@ -248,26 +249,36 @@ class Supervisor:
         """
         self._answer(READY, 0, time.monotonic() + timeout)
 
-    def _answer(self, verb: int, number: int, deadline: float) -> int:
+    def _answer(self, verb: int, number: int, deadline: float) -> tuple[int, list[int]]:
         poll = select.poll()
         poll.register(self._channel, select.POLLIN)
         while True:
             left = deadline - time.monotonic()
             if left <= 0 or not poll.poll(left * 1000):
                 raise LaunchError("process 1 of the sandbox does not answer")
-            try:
-                data = self._channel.recv(MESSAGE.size)
-            except ConnectionError:
-                data = b""
+            data, fds = b"", list[int]()
+            with contextlib.suppress(ConnectionError):
+                data, fds, _, _ = recv_fds(self._channel, MESSAGE.size, 1, MSG_CMSG_CLOEXEC)
             if len(data) != MESSAGE.size:
                 raise _gone()
             # an answer may be that to a request whose caller was interrupted
             said, to, _, value = MESSAGE.unpack(data)
             if (said, to) == (verb, number):
-                return int(value)
+                return int(value), fds
+            for fd in fds:
+                os.close(fd)
 
-    def _ask(self, verb: int, key: int, value: int = 0, fds: Sequence[int] = ()) -> int:
+    def _ask(self, verb: int, key: int, value: int = 0) -> int:
         """Return the answer to a request; below zero it is an error of the kernel's."""
+        found, fds = self._ask_with(verb, key, value)
+        for fd in fds:
+            os.close(fd)
+        return found
+
+    def _ask_with(
+        self, verb: int, key: int, value: int = 0, fds: Sequence[int] = ()
+    ) -> tuple[int, list[int]]:
+        """Return the answer to a request that hands descriptors over, and what came with it."""
         rights = [(SOL_SOCKET, SCM_RIGHTS, array("i", fds))] if fds else []
         with self._lock:
             self.check_open()
@@ -284,14 +295,36 @@ class Supervisor:
 
     def _start(self, key: int, plan: first.Plan, fds: Sequence[int]) -> Child:
         with contextlib.ExitStack() as stack:
-            inside = self._ask(first.START, key, fds=(memory_file(stack, plan.encoded()), *fds))
+            plan_fd = memory_file(stack, plan.encoded())
+            inside, given = self._ask_with(first.START, key, fds=(plan_fd, *fds))
+        if inside > 0 and not given:
+            # it lives, but the kernel could give us no descriptor of it
+            self.abandon(key)
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
         if inside <= 0:
             raise LaunchError(
                 f"process 1 of the sandbox could not start {os.fsdecode(plan.words[0])}: "
                 f"{os.strerror(-inside)}",
                 hint="are there too many processes inside, or on the host? See ulimit -u",
             )
-        return Child(key=key, inside=inside, pidfd=self._open_child(inside))
+        return Child(key=key, inside=inside, pidfd=self._checked(inside, given[0]))
+
+    def _checked(self, inside: int, pidfd: int) -> int:
+        """Return the descriptor of a child, once it is known to be one of this jail's.
+
+        What would take process 1 over could give us one of this very program, to be killed by us.
+        """
+        for line in Path(f"/proc/self/fdinfo/{pidfd}").read_text().splitlines():
+            if line.startswith("NSpid:"):
+                numbers = [int(word) for word in line.split()[1:]]
+                # one that has ended has none any more, and no signal reaches anybody
+                if len(numbers) < 2 and numbers != [-1] and numbers != [0]:
+                    os.close(pidfd)
+                    raise LaunchError("process 1 of the sandbox gave a process of another's")
+                if len(numbers) > 1 and numbers[-1] != inside:
+                    os.close(pidfd)
+                    raise LaunchError("process 1 of the sandbox gave another process")
+        return pidfd
 
     def start_shell(self, rc: str, terminal: int) -> Child:
         """Start a persistent bash on a pseudo-terminal, whose master is given.
@@ -373,23 +406,6 @@ class Supervisor:
         with contextlib.suppress(SandboxLiteError):
             self._ask(first.FORGET, key)
 
-    def _open_child(self, inside: int) -> int | None:
-        for pid in self._children():
-            with contextlib.suppress(ProcessLookupError, FileNotFoundError):
-                pidfd = os.pidfd_open(pid)
-                # read after the descriptor is held: the pid cannot have changed hands since
-                if _inner_pid(pid) == inside:
-                    return pidfd
-                os.close(pidfd)
-        return None
-
-    def _children(self) -> Sequence[int]:
-        # no generator: Ctrl-C in the moment of its end would be lost
-        with contextlib.suppress(OSError):
-            text = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text()
-            return [int(word) for word in reversed(text.split())]
-        return ()
-
     def open_terminal(self) -> tuple[int, int]:
         """Return the master of a new pseudo-terminal of the jail, and its number inside."""
         path = f"/proc/{self.pid}/root/dev/pts/ptmx"
@@ -429,10 +445,3 @@ def _has_ended(pidfd: int) -> bool:
     poll = select.poll()
     poll.register(pidfd, select.POLLIN)
     return bool(poll.poll(1000))
-
-
-def _inner_pid(pid: int) -> int | None:
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("NSpid:"):
-            return int(line.split()[-1])
-    return None

@@ -7,7 +7,9 @@ import gc
 import json
 import multiprocessing
 import os
+import shutil
 import signal
+import struct
 import subprocess
 import sys
 import threading
@@ -19,9 +21,9 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
-from sandbox_lite import Limits, Sandbox
+from sandbox_lite import Limits, Mount, Sandbox
 from sandbox_lite.errors import HostError, LaunchError, RootfsError, SandboxClosedError, SpecError
-from sandbox_lite.jail import layers, nest, places
+from sandbox_lite.jail import janitor, layers, nest, places
 from sandbox_lite.spec import SandboxSpec
 
 if TYPE_CHECKING:
@@ -293,3 +295,49 @@ def test_limits_and_close_twice(home: Path) -> None:
     sandbox.close()
     with pytest.raises(SpecError):
         Sandbox("minimal").run("echo x")
+
+
+def test_janitor_that_was_only_slow_destroys_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(janitor, "_PATIENCE", struct.pack("ll", 1, 0))
+    one = janitor.Janitor()
+    watched = tmp_path / "watched"
+    watched.mkdir()
+    one.watch(watched)
+    slow = psutil.Process(one.pid)
+    slow.suspend()
+    with Path("/proc/self/ns/net").open() as namespace, contextlib.suppress(HostError):
+        for made in one.sockets(namespace.fileno(), "connect 1"):
+            made.close()
+    assert one.pid != slow.pid
+    assert wait_until(lambda: not alive([slow]), 5)
+    assert watched.exists()
+    # the other one has taken over
+    assert one._running is not None
+    one._running.close()
+    assert wait_until(lambda: not watched.exists(), 10)
+
+
+def test_cache_that_was_cleaned_while_a_program_runs(home: Path) -> None:
+    def hosts() -> str:
+        with Sandbox("minimal") as sandbox:
+            return sandbox.run("cat /etc/hosts").check().stdout
+
+    before = hosts()
+    shutil.rmtree(home / "cache" / "layers")
+    assert hosts() == before
+    assert "127.0.1.1" in before
+
+
+def test_directory_of_the_callers_is_let_go_with_its_sandbox(home: Path, tmp_path: Path) -> None:
+    def holding() -> list[int]:
+        own = psutil.Process().children(recursive=True)
+        return [one.pid for one in own if any(str(tmp_path) in word for word in one.cmdline())]
+
+    spec = SandboxSpec(rootfs="minimal", mounts=(Mount(source=tmp_path, target="/data"),))
+    (tmp_path / "file").write_text("here")
+    with Sandbox(spec) as sandbox:
+        assert sandbox.run("cat /data/file").stdout == "here"
+        assert holding()
+    assert not holding()

@@ -6,6 +6,7 @@ import contextlib
 import http.server
 import socket
 import ssl
+import struct
 import subprocess
 import sys
 import threading
@@ -362,6 +363,43 @@ def test_answer_that_comes_before_the_body_was_read(home: Path, hangs_up: bool) 
             assert found.stdout.startswith("HTTP/1.1 413 "), found.stdout
         done.set()
         serving.join(10)
+
+
+ALL = """
+import socket, sys
+one = socket.create_connection(("127.0.0.1", 3128), timeout=30)
+one.sendall(sys.stdin.buffer.read())
+for piece in iter(lambda: one.recv(4096), b""):
+    sys.stdout.buffer.write(piece)
+    sys.stdout.flush()
+"""
+
+
+def test_answer_that_breaks_off_does_not_look_whole(home: Path) -> None:
+    def serve(listening: socket.socket) -> None:
+        one, _ = listening.accept()
+        with one:
+            while b"\r\n\r\n" not in one.recv(64, socket.MSG_PEEK):
+                one.recv(16)
+            one.sendall(b"HTTP/1.1 200 OK\r\n\r\npart")
+            taken.wait(30)
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+    taken = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+        threading.Thread(target=serve, args=(listening,), daemon=True).start()
+        text = f"GET http://localhost:{port}/ HTTP/1.1\r\nHost: x\r\n\r\n".encode()
+        allowed = [f"localhost:{port}"]
+        with Sandbox("minimal", allow=allowed, allow_private=["localhost"]) as sandbox:
+            found = sandbox.exec(
+                ["python3", "-c", ALL], input=text,
+                on_output=lambda _, piece: taken.set() if b"part" in piece else None,
+            )  # fmt: skip
+            assert "part" in found.stdout
+            assert "\r\n0\r\n" not in found.stdout, "the piece that says that all has come"
+            (request,) = sandbox.requests()
+            assert request.verdict == "failed"
 
 
 UNCLOSED = """

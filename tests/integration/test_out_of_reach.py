@@ -9,6 +9,7 @@ import stat
 import subprocess
 import sys
 import tempfile
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -367,3 +368,51 @@ def test_a_hostile_rootfs_leads_nowhere(
             "stat -c %a /usr/bin/true; grep NoNewPrivs /proc/self/status"
         ).stdout == ("4755\nNoNewPrivs:\t1\n")
     su.chmod(mode)
+
+
+HUNT = """
+import os, signal, time
+seen, caught = set(), 0
+known = set(os.listdir("/proc"))
+deadline = time.monotonic() + 60
+while not os.path.exists("/tmp/over") and time.monotonic() < deadline:
+    for pid in set(os.listdir("/proc")) - known:
+        if not pid.isdigit():
+            continue
+        try:
+            os.kill(int(pid), signal.SIGSTOP)
+            caught += 1
+            for _ in range(40):
+                # on, a few instructions at a time
+                os.kill(int(pid), signal.SIGCONT)
+                os.kill(int(pid), signal.SIGSTOP)
+                for fd in os.listdir(f"/proc/{pid}/fd"):
+                    try:
+                        seen.add(os.readlink(f"/proc/{pid}/fd/{fd}").partition(":")[0])
+                    except OSError:
+                        pass
+        except OSError:
+            pass
+        try:
+            os.kill(int(pid), signal.SIGCONT)
+        except OSError:
+            pass
+print(caught, *seen)
+"""
+
+
+def test_what_process_1_starts_holds_nothing_of_its_own(sandbox: Sandbox) -> None:
+    """A child of process 1 that is stopped in its first steps had the way to the host with it."""
+    found = []
+    hunter = threading.Thread(
+        target=lambda: found.append(sandbox.exec(["python3", "-c", HUNT], timeout=90).check())
+    )
+    hunter.start()
+    for _ in range(60):
+        sandbox.exec(["true"], timeout=30)
+    sandbox.files.write("/tmp/over", "")
+    hunter.join(100)
+    caught, *kinds = found[0].stdout.split()
+    assert int(caught) > 0
+    assert "socket" not in kinds
+    assert sandbox.exec(["sh", "-c", "exit 7"]).exit_code == 7

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from sandbox_lite.errors import LaunchError
-from sandbox_lite.jail import group
+from sandbox_lite.errors import HostError, LaunchError
+from sandbox_lite.jail import group, limits
 from sandbox_lite.jail.inheritance import inheritance
 from sandbox_lite.jail.limits import delegation
+from sandbox_lite.jail.limits.backend import Ask
+from sandbox_lite.jail.limits.cgroup import CgroupBox
 from sandbox_lite.jail.native.nest import Plan
 from sandbox_lite.jail.nest import Bird, Nest, Nests
 from sandbox_lite.jail.owner import Owner
@@ -213,3 +215,37 @@ def test_a_group_that_is_gone(nest: Nest, place: Path) -> None:
         os.close(directory)
     # and it serves on
     assert f"/{place.name}\n" in bear(nest, place)
+
+
+@pytest.mark.parametrize("leave", [b"1", b""])
+def test_end_of_file_is_no_leave_to_go_on(nest: Nest, tmp_path: Path, leave: bytes) -> None:
+    reader, writer = os.pipe2(os.O_CLOEXEC)
+    made = tmp_path / "made"
+    child = nest.bear(Plan(words=("/usr/bin/touch", str(made)), mounts=(), fds={}, waits=reader))
+    assert isinstance(child, Bird)
+    os.close(reader)
+    assert not child.ends(0.05)
+    os.write(writer, leave)
+    os.close(writer)
+    assert child.ends(30)
+    child.close()
+    assert made.exists() is bool(leave)
+
+
+def test_group_that_went_meanwhile_is_an_error(rung: str) -> None:
+    backend = next(one for one in limits.BACKENDS if one.name == rung)
+    if rung == "sampling":
+        return
+    with backend.box(Ask(memory_bytes=None, pids=None, cpus=None)) as box:
+        assert isinstance(box, CgroupBox)
+        for path in set(box._paths.values()):
+            path.rmdir()
+
+        def join() -> None:
+            with contextlib.ExitStack() as stack:
+                # of version 1; there is nothing to open
+                box.open_tasks(stack)
+                box.enter(os.getpid())
+
+        with pytest.raises((HostError, FileNotFoundError)):
+            join()

@@ -108,6 +108,10 @@ class _Wire:
             try:
                 async with asyncio.timeout(_IDLE_SECONDS):
                     data = await self.reader.read(_CHUNK)
+                broken = None if data else getattr(self.reader, "broken", None)
+                if broken is not None:
+                    # what has no length ends with the connection, but not like that
+                    raise ConnectionResetError(str(broken)) from broken
             except OSError as error:
                 raise self._failure(error) from error
             self.http.receive_data(data)

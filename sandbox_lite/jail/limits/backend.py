@@ -59,7 +59,7 @@ class Box(Protocol):
 
     @property
     def group(self) -> int | None:
-        """Descriptor of the one directory in which the first bwrap can be born, if there is one."""
+        """Descriptor of the one directory in which its bwrap can be born, if there is one."""
 
     def adopt(self, pid: int) -> None:
         """Put a process where it may start children in `group`.

@@ -28,7 +28,7 @@ _PERIOD_US = 100_000
 _GIVES_WAY = 10
 """A sandbox has so small a part of a busy processor, beside the host's own programs: nice 10."""
 _BRIDGE = 1
-"""Bwraps that wait outside the jail's own pid namespace are in the group as well."""
+"""The bwrap that waits outside the jail's own pid namespace is in the group as well."""
 
 _LIMIT_OF: Mapping[str, LimitName] = {"memory": "memory", "pids": "pids", "cpu": "cpus"}
 
@@ -182,7 +182,7 @@ class CgroupBox:
     def _moving(self, path: Path) -> Iterator[None]:
         try:
             yield
-        except (ProcessLookupError, FileNotFoundError):
+        except ProcessLookupError:
             # it has ended already: what it said of that is the better message
             return
         except OSError as error:

@@ -5,7 +5,7 @@
  * has one answer with its number. A program comes as a `plan` in a memory file: see `struct plan`.
  *
  * No C library: one that is started in a virtual machine executes CPUID dozens of times, each of
- * which traps, and that took a tenth of a whole start. `scripts/make-first` compiles it.
+ * which traps, and that took a tenth of a whole start. `scripts/make-native` compiles it.
  */
 
 #include "kernel.h"
@@ -94,7 +94,10 @@ static void become(int count)
         words[n] = (char *)text;
     for (u32 n = 0; n < plan->variables; n++, text = after(text))
         environment[n] = (char *)text;
-    /* Until now nobody inside could touch us; what a program may write of its own, it may. */
+    /* Up to here nobody inside can look at us; from here on what we hold is theirs to take. */
+    CALL1(SYS_close, CONTROL);
+    CALL1(SYS_close, SIGNAL);
+    CALL1(SYS_close, given[0]);
     CALL2(SYS_prctl, PR_SET_DUMPABLE, 1);
     /* Inherited by all that it starts: before process 1, and before anything of the host's, the
      * kernel kills these where memory runs short. Raising it needs no privilege. */
@@ -139,16 +142,18 @@ static struct child *free_place(void)
     return used < MOST ? &children[used++] : 0;
 }
 
-static i32 start(u32 key, int count)
+static i32 start(u32 key, int count, i32 *pidfd)
 {
     if (!count || !key || known(key))
         return -EINVAL;
     struct child *place = free_place();
     if (!place)
         return -EAGAIN;
-    long pid = call(SYS_clone, SIGCHLD, 0, 0, 0, 0, 0);
+    long pid = call(SYS_clone, SIGCHLD | CLONE_PIDFD, 0, (long)pidfd, 0, 0, 0);
     if (pid == 0)
         become(count);
+    if (pid < 0)
+        *pidfd = -1;
     if (pid > 0) {
         place->key = key;
         place->pid = (i32)pid;
@@ -171,11 +176,11 @@ static void reap(void)
             }
 }
 
-static i32 answer_to(const struct message *asked, int count)
+static i32 answer_to(const struct message *asked, int count, i32 *pidfd)
 {
     struct child *child = asked->verb == START ? 0 : known(asked->key);
     if (asked->verb == START)
-        return start(asked->key, count);
+        return start(asked->key, count, pidfd);
     if (!child)
         return -ECHILD;
     i32 pid = child->pid < 0 ? -child->pid : child->pid;
@@ -227,9 +232,12 @@ void serve(ulong *stack)
         if (next(&asked, &count))
             reap();
         if (asked.verb) {
-            i32 value = answer_to(&asked, count);
+            i32 pidfd = -1;
+            i32 value = answer_to(&asked, count, &pidfd);
             leave(count);
-            send(asked.verb, asked.number, asked.key, value, -1);
+            send(asked.verb, asked.number, asked.key, value, pidfd);
+            if (pidfd >= 0)
+                CALL1(SYS_close, pidfd);
         }
     }
 }

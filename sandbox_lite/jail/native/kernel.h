@@ -59,7 +59,7 @@ __asm__(".globl _start\n_start:\n mov x29, #0\n mov x30, #0\n mov x0, sp\n bl se
 #define CALL3(n, a, b, c) call(n, (long)(a), (long)(b), (long)(c), 0, 0, 0)
 #define CALL4(n, a, b, c, d) call(n, (long)(a), (long)(b), (long)(c), (long)(d), 0, 0)
 
-enum { EPERM = 1, ENOENT = 2, ESRCH = 3, E2BIG = 7, ENOEXEC = 8, ECHILD = 10, EAGAIN = 11,
+enum { EPERM = 1, ENOENT = 2, ESRCH = 3, EINTR = 4, E2BIG = 7, ENOEXEC = 8, ECHILD = 10, EAGAIN = 11,
        ENOMEM = 12, EACCES = 13, ENOTDIR = 20, EISDIR = 21, EINVAL = 22, ENAMETOOLONG = 36,
        ELOOP = 40 };
 enum { CONTROL = 3, SIGNAL = 4, FDS = 48, READY = 'R', NO_VERB = '?' };
@@ -67,7 +67,7 @@ enum { AT_FDCWD = -100, O_RDWR = 2, O_WRONLY = 1, O_CLOEXEC = 02000000 };
 enum { SIGCHLD = 17, SIGNALS = 64, SIG_BLOCK = 0, SIG_SETMASK = 2 };
 enum { PR_SET_PDEATHSIG = 1, PR_SET_DUMPABLE = 4, PR_SET_NAME = 15, TIOCSCTTY = 0x540e,
        MSG_CMSG_CLOEXEC = 0x40000000, MSG_NOSIGNAL = 0x4000, SOL_SOCKET = 1, SCM_RIGHTS = 1,
-       POLLIN = 1, WNOHANG = 1 };
+       POLLIN = 1, WNOHANG = 1, CLONE_PIDFD = 0x1000 };
 
 void *memset(void *to, int value, ulong count)
 {
@@ -155,7 +155,7 @@ static int take(struct message *asked)
         i32 flags;
     } header = {0, 0, &vector, 1, &rights, sizeof rights, 0};
     long got = CALL3(SYS_recvmsg, CONTROL, &header, MSG_CMSG_CLOEXEC);
-    if (got == 0)
+    if (got == 0 || (got < 0 && got != -EINTR && got != -EAGAIN))
         CALL1(SYS_exit_group, 0);
     int count = 0;
     if (got > 0 && header.control_size > 16 && rights.level == SOL_SOCKET
@@ -191,7 +191,7 @@ static void begin(void)
     if (ends != SIGNAL)
         CALL3(SYS_dup3, ends, SIGNAL, O_CLOEXEC);
     if (CALL3(SYS_close_range, SIGNAL + 1, ~0u, 0) < 0)
-        for (int n = SIGNAL + 1; n < 1024; n++) /* before Linux 5.9 */
+        for (int n = SIGNAL + 1; n < 65536; n++) /* before Linux 5.9 */
             CALL1(SYS_close, n);
     long null = CALL4(SYS_openat, AT_FDCWD, "/dev/null", O_RDWR | O_CLOEXEC, 0);
     for (int n = 0; n < 3; n++)

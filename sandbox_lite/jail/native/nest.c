@@ -8,7 +8,7 @@
 #include "kernel.h"
 
 enum { BEAR = 'B', PORTS = 'P' };
-enum { CLONE_NEWNS = 0x20000, CLONE_PIDFD = 0x1000, CLONE_NEWNET = 0x40000000 };
+enum { CLONE_NEWNS = 0x20000, CLONE_NEWNET = 0x40000000 };
 enum { MS_NOSUID = 2, MS_NODEV = 4, MS_BIND = 4096, F_DUPFD_CLOEXEC = 1030, SIGKILL = 9,
        PR_CAP_AMBIENT = 47, PR_CAP_AMBIENT_CLEAR_ALL = 4, FAILED = 1,
        MOST = 16384 };
@@ -57,16 +57,20 @@ static void become(struct plan *plan, int count, i32 parent)
     for (u32 n = 0; n < plan->fds; n++)
         highest = numbers[n] > highest ? numbers[n] : highest;
     /* all out of the way of the numbers that are wanted */
-    for (int n = 0; n < count; n++)
+    for (int n = 0; n < count; n++) {
         given[n] = (i32)CALL3(SYS_fcntl, given[n], F_DUPFD_CLOEXEC, highest + 1);
+        check(given[n], "hand on a descriptor (see ulimit -n)", "");
+    }
     for (u32 n = 0; n < plan->fds; n++)
-        CALL3(SYS_dup3, handed[n], numbers[n], 0);
+        check(CALL3(SYS_dup3, handed[n], numbers[n], 0), "hand on a descriptor", "");
     /* Whoever moves itself, and one thread, waits for nobody: of version 1. */
     for (u32 n = 0; n < plan->tasks; n++)
         check(CALL3(SYS_write, others[n], "0", 1), "enter the control group", "");
     if (plan->waits) {
+        /* end of file is no leave to go on: whoever was to put us into the group has failed */
         char one;
-        CALL3(SYS_read, others[plan->tasks], &one, 1);
+        if (CALL3(SYS_read, others[plan->tasks], &one, 1) != 1)
+            CALL1(SYS_exit_group, FAILED);
     }
     const char *text = (char *)(numbers + plan->fds);
     for (u32 n = 0; n < plan->mounts; n++) {
