@@ -315,8 +315,10 @@ def test_janitor_that_was_only_slow_destroys_nothing(
     assert watched.exists()
     # the other one has taken over
     assert one._running is not None
+    pid = one.pid
     one._running.close()
     assert wait_until(lambda: not watched.exists(), 10)
+    os.waitpid(pid, 0)
 
 
 def test_cache_that_was_cleaned_while_a_program_runs(home: Path) -> None:
