@@ -79,6 +79,8 @@ class _Command:
     """The bwrap of the nest and the one of a sandbox, but for what is tied to descriptors."""
 
     outer: tuple[str, ...]
+    lowers: tuple[Path, ...]
+    """Which the outer one holds."""
     own: tuple[str, ...]
     inner: tuple[str, ...]
     environment: Mapping[str, str]
@@ -197,7 +199,7 @@ class Sandbox:
         self._stack = contextlib.ExitStack()
         self._shells: dict[str, Shell] = {}
         self._shells_lock = threading.Lock()
-        self._printable = ""
+        self._joined: _Command | None = None
         self._supervisor: Supervisor | None = None
         self._files: Files | None = None
         self._enforcement: Enforcement | None = None
@@ -433,6 +435,7 @@ class Sandbox:
         )  # fmt: skip
         return _Command(
             outer=(str(path), *outer),
+            lowers=lowers,
             own=own,
             inner=(inner, *words),
             environment=env,
@@ -456,9 +459,8 @@ class Sandbox:
             # where /proc/sys is read-only servers do without, as in any container of that kind
             return int if self._mode.shares_host else one.open_low_ports(first)
 
-        self._printable = command.printable()
+        self._joined = command
         places = {} if upper.path is None else {str(upper.path.parent.parent): bwrap.UPPERS}
-        lowers = self._lowers(rootfs, _trust(rootfs))
         sources = [one.source for one in rootfs.mounts if one.source]
         try:
             if self._several_ids:
@@ -469,7 +471,7 @@ class Sandbox:
                 # his disk would stay busy
                 taken = nest.SHARED.private(command.outer)
             else:
-                state = nest.states((*lowers, *places, *sources))
+                state = nest.states((*command.lowers, *places, *sources))
                 taken = nest.SHARED.taken(command.outer, state)
             return launch(
                 stack,
@@ -712,4 +714,4 @@ class Sandbox:
         A person's bash stands in the place of our process 1, the filter is read from its file,
         and the environment is spelled out. Empty before the sandbox is open.
         """
-        return self._printable
+        return "" if self._joined is None else self._joined.printable()
