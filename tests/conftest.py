@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from sandbox_lite import Limits
-from sandbox_lite.jail import nest, subids
+from sandbox_lite.jail import nests, subids
 from sandbox_lite.jail.egress.addresses import is_public
 from sandbox_lite.jail.network import packages
 from sandbox_lite.jail.rootfs import debian, recipe
@@ -147,6 +147,6 @@ def _ours() -> set[int]:
 def _nothing_left() -> Iterator[None]:
     yield
     # as at the end of any program; sandboxes that are still open would keep theirs
-    nest.SHARED.close()
+    nests.SHARED.close()
     left = _ours()
     assert not left, f"sandboxes were left running: {left}"

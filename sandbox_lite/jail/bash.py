@@ -13,9 +13,9 @@ import termios
 from typing import TYPE_CHECKING
 
 from sandbox_lite.errors import LaunchError
+from sandbox_lite.jail.control import make_fifo, script, write_file
 from sandbox_lite.jail.process import explained, pidfd_signal
 from sandbox_lite.jail.pump import read_ready
-from sandbox_lite.jail.supervisor import make_fifo, script, write_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable

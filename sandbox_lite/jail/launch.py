@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING
 from sandbox_lite.errors import LaunchError, SandboxClosedError
 from sandbox_lite.jail import native, seccomp
 from sandbox_lite.jail.bwrap import HELD
+from sandbox_lite.jail.control import Control
 from sandbox_lite.jail.native.nest import Plan
 from sandbox_lite.jail.nest import Bird
 from sandbox_lite.jail.orphans import kill_orphans
 from sandbox_lite.jail.process import pidfd_signal
-from sandbox_lite.jail.supervisor import Control, Supervisor
+from sandbox_lite.jail.supervisor import Supervisor
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

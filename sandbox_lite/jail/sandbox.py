@@ -1,4 +1,4 @@
-"""A sandbox from its start to its end: the only place that joins the parts to one command."""
+"""A sandbox from its start to its end, and what can be done with it in between."""
 
 from __future__ import annotations
 
@@ -7,11 +7,21 @@ import dataclasses
 import os
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 from sandbox_lite.errors import LaunchError, SpecError
-from sandbox_lite.jail import bwrap, etc, host, janitor, layers, limits, nest, served_files, subids
+from sandbox_lite.jail import (
+    bwrap,
+    commands,
+    etc,
+    host,
+    janitor,
+    layers,
+    limits,
+    nests,
+    served_files,
+    subids,
+)  # fmt: skip
 from sandbox_lite.jail import network as networks
 from sandbox_lite.jail.kept.client import KeptSandbox
 from sandbox_lite.jail.launch import launch
@@ -26,21 +36,19 @@ from sandbox_lite.jail.program import Program
 from sandbox_lite.jail.programs import find_bwrap
 from sandbox_lite.jail.pump import Drainer
 from sandbox_lite.jail.rootfs.store import Store
-from sandbox_lite.jail.seccomp import filter_path
 from sandbox_lite.jail.shell import Shell
-from sandbox_lite.spec import MIB, Enforcement, Limits, Publish, SandboxSpec, inodes_of
+from sandbox_lite.spec import Enforcement, Limits, Publish, SandboxSpec
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
     from pathlib import Path
 
-    from sandbox_lite.jail import seccomp
     from sandbox_lite.jail.egress.serving import Egress
     from sandbox_lite.jail.files import Files
     from sandbox_lite.jail.interaction import Interaction
-    from sandbox_lite.jail.launch import LaunchFds
     from sandbox_lite.jail.layers import Upper
     from sandbox_lite.jail.limits.backend import Box
+    from sandbox_lite.jail.nest import Nest
     from sandbox_lite.jail.rootfs.store import Rootfs
     from sandbox_lite.jail.served_files import ServedFiles
     from sandbox_lite.jail.supervisor import Supervisor
@@ -55,73 +63,14 @@ if TYPE_CHECKING:
         WeakerName,
     )
 
-CONTROL_BYTES = 512 * MIB
-"""Of the control directory, where output too long to return is kept for reading inside."""
-
-_BASE_ENV = {
-    "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-    "LANG": "C.UTF-8",
-    "TERM": "dumb",
-    "PAGER": "cat",
-    "GIT_PAGER": "cat",
-}
-
-
 _HOMES_SECONDS = 30.0
 _PLACE = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-
-_DENY: tuple[seccomp.FilterName, ...] = ("deny",)
-_FAKE_ROOT: tuple[seccomp.FilterName, ...] = ("fakeroot",)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Command:
-    """The bwrap of the nest and the one of a sandbox, but for what is tied to descriptors."""
-
-    outer: tuple[str, ...]
-    lowers: tuple[Path, ...]
-    """Which the outer one holds."""
-    own: tuple[str, ...]
-    inner: tuple[str, ...]
-    environment: Mapping[str, str]
-    filters: tuple[seccomp.FilterName, ...]
-    several_ids: bool
-
-    def argv(self, fds: LaunchFds) -> tuple[str, ...]:
-        """Return the inner command with these descriptors and our process 1."""
-        inner, *words = self.inner
-        return (
-            inner, "--json-status-fd", str(fds.status), *words,
-            # variables come later, to each program: a token must not show in the host's `ps`
-            "--clearenv", *bwrap.filters(fds.seccomp), "--", f"/proc/self/fd/{fds.first}",
-        )  # fmt: skip
-
-    def printable(self) -> str:
-        """Return both as one command that a person can paste."""
-        files = dict(enumerate(self.filters, 8))
-        at = self.outer.index("--cap-add")
-        # the nest drops what it mounts with; a user's inner bwrap refuses to start with it
-        outer = (*self.outer[:at], *self.outer[at + 2 :])
-        if self.several_ids:
-            # in the place of our mapping from outside, util-linux's
-            words = (word for word in self.outer if word != "--unshare-user")
-            outer = (*subids.unshare_words(), *words)
-        whole = (
-            *outer, *self.own, "--", *self.inner, *bwrap.environment(self.environment),
-            *bwrap.filters(files), "--", "bash",
-        )  # fmt: skip
-        opened = (f"{fd}<{bwrap.printable([str(filter_path(name))])}" for fd, name in files.items())
-        return " ".join((bwrap.printable(whole), *opened))
 
 
 def _published(ports: Mapping[int, int] | Sequence[Publish]) -> tuple[Publish, ...]:
     if isinstance(ports, Mapping):
         return tuple(Publish(port=port, inner_port=inner) for port, inner in ports.items())
     return tuple(ports)
-
-
-def _trust(rootfs: Rootfs) -> Mapping[str, bytes]:
-    return etc.trust(rootfs.lowers, of_host=bool(rootfs.mounts))
 
 
 class Sandbox:
@@ -187,10 +136,7 @@ class Sandbox:
                 allow_weaker=tuple(allow_weaker), require=require,
             )  # fmt: skip
         self._several_ids = self.spec.ids == "subordinate"
-        # whoever is an ordinary user inside is told so, as anywhere; and nothing need be pretended
-        # where it is real
-        pretending = self.spec.user == "root" and not self._several_ids
-        self._filters = _DENY + (_FAKE_ROOT if pretending else ())
+        self._filters = commands.filters(self.spec)
         self._mode = networks.find(self.spec.network)
         self._policy = networks.policy(self.spec)
         self._egress: Egress | None = None
@@ -199,7 +145,7 @@ class Sandbox:
         self._stack = contextlib.ExitStack()
         self._shells: dict[str, Shell] = {}
         self._shells_lock = threading.Lock()
-        self._joined: _Command | None = None
+        self._joined: commands.Command | None = None
         self._supervisor: Supervisor | None = None
         self._files: Files | None = None
         self._enforcement: Enforcement | None = None
@@ -263,7 +209,7 @@ class Sandbox:
             kind = host.upper_kind(path, weaker="overlay" in spec.allow_weaker)
         upper = stack.enter_context(
             layers.upper(
-                kind, spec.limits.disk_bytes, lambda: self._lowers(rootfs, _trust(rootfs)),
+                kind, spec.limits.disk_bytes, lambda: commands.lowers(spec, rootfs),
                 several_ids=self._several_ids,
             )
         )  # fmt: skip
@@ -291,17 +237,12 @@ class Sandbox:
             published=published,
             carrier=self._carrier,
             seccomp=self._filters,
-            capabilities=self._capabilities(),
+            capabilities=commands.capabilities(spec),
             user=spec.user,
             ids=spec.ids,
             backend=rung.name,
             limits=states.states(spec.limits, box.holds, kind, asked),
         )
-
-    def _capabilities(self) -> tuple[str, ...]:
-        if self._several_ids:
-            return bwrap.ROOT_CAPABILITIES
-        return bwrap.CAPABILITIES if self.spec.user == "root" else ()
 
     def _connected(
         self, stack: contextlib.ExitStack, supervisor: Supervisor
@@ -366,11 +307,6 @@ class Sandbox:
                 stack.callback(os.close, fds[-1])
         return tuple(fds)
 
-    def _inodes(self) -> dict[str, int]:
-        """Return how many files each tmpfs may hold."""
-        bounds = {bwrap.SHM: self.spec.limits.shm_bytes, bwrap.UPPER: self.spec.limits.disk_bytes}
-        return {path: inodes_of(size) for path, size in bounds.items() if size is not None}
-
     def _watch(
         self,
         stack: contextlib.ExitStack,
@@ -388,67 +324,15 @@ class Sandbox:
         self._meter = meter
         stack.enter_context(dog.watching(meter))
 
-    def _lowers(self, rootfs: Rootfs, trust: Mapping[str, bytes]) -> tuple[Path, ...]:
-        """Return the layers below the upper one: the rootfs, and what we put over it."""
-        files = {
-            "etc/hosts": etc.hosts(self.spec.hostname),
-            **self._mode.files(),
-            **trust,
-        }
-        return (*rootfs.lowers, etc.layer(files))
-
-    def _command(self, path: Path, rootfs: Rootfs, upper: Upper) -> _Command:
-        """Join all parts to the one command that makes this sandbox."""
-        spec = self.spec
-        trust = _trust(rootfs)
-        lowers = self._lowers(rootfs, trust)
-        account = etc.account(rootfs.lowers, spec.user)
-        person = {
-            "HOME": account.home, "USER": account.name, "LOGNAME": account.name,
-            "SHELL": account.shell,
-        }  # fmt: skip
-        mounts = (*rootfs.mounts, *spec.mounts)
-        proxied = {} if self._policy is None else networks.environment()
-        env = {
-            **_BASE_ENV, **person, **rootfs.env, **({} if account.uid == 0 else person),
-            **(etc.TRUST_ENV if trust else {}), **proxied,
-            **spec.env,
-        }  # fmt: skip
-        libraries, inner = host.inner_bwrap(path)
-        uppers = None if upper.path is None else upper.path.parent.parent
-        outer = (*libraries, *bwrap.nest(lowers=lowers, uppers=uppers, mounts=mounts))
-        own = bwrap.own(
-            upper.part.own, control_bytes=CONTROL_BYTES, shm_bytes=spec.limits.shm_bytes
-        )
-        identity = bwrap.identity(hostname=spec.hostname, uid=account.uid, gid=account.gid)
-        if self._several_ids:
-            identity = bwrap.true_root(hostname=spec.hostname)
-        words = (
-            *bwrap.namespaces(network_host=self._mode.shares_host, users=not self._several_ids),
-            *identity,
-            *(upper.root or bwrap.overlay(len(lowers))),
-            *bwrap.devices(hidden=host.hidden()),
-            *(word for n, one in enumerate(mounts) for word in bwrap.mount(one, n)),
-            "--ro-bind", bwrap.HELD, bwrap.CONTROL,
-            "--dir", spec.workdir, "--chdir", "/",
-            *upper.part.bwrap,
-        )  # fmt: skip
-        return _Command(
-            outer=(str(path), *outer),
-            lowers=lowers,
-            own=own,
-            inner=(inner, *words),
-            environment=env,
-            filters=self._filters,
-            several_ids=self._several_ids,
-        )
-
     def _launched(
         self, stack: contextlib.ExitStack, path: Path, rootfs: Rootfs, upper: Upper, box: Box
     ) -> Supervisor:
-        command = self._command(path, rootfs, upper)
+        command = commands.join(
+            self.spec, path, rootfs, upper,
+            filters=self._filters, proxied=self._policy is not None,
+        )  # fmt: skip
 
-        def protect(one: nest.Nest, first: int) -> Callable[[], object]:
+        def protect(one: Nest, first: int) -> Callable[[], object]:
             box.protect(first)
             if self._mode.carrying is not None:
                 # before namespaces are forbidden: the carrier locks itself away into some
@@ -460,25 +344,25 @@ class Sandbox:
             return int if self._mode.shares_host else one.open_low_ports(first)
 
         self._joined = command
-        places = {} if upper.path is None else {str(upper.path.parent.parent): bwrap.UPPERS}
+        places = {} if command.uppers is None else {str(command.uppers): bwrap.UPPERS}
         sources = [one.source for one in rootfs.mounts if one.source]
         try:
             if self._several_ids:
                 # its user namespace is the jail's as well
-                taken = nest.SHARED.private(command.outer, subids.write_maps)
+                taken = nests.SHARED.private(command.outer, subids.write_maps)
             elif any(one.source for one in self.spec.mounts):
                 # what is mounted below a directory of the caller's later on would not show, and
                 # his disk would stay busy
-                taken = nest.SHARED.private(command.outer)
+                taken = nests.SHARED.private(command.outer)
             else:
-                state = nest.states((*command.lowers, *places, *sources))
-                taken = nest.SHARED.taken(command.outer, state)
+                state = nests.states((*command.lowers, *places, *sources))
+                taken = nests.SHARED.taken(command.outer, state)
             return launch(
                 stack,
                 command.argv,
                 nest=stack.enter_context(taken),
-                mounts=native_nest.mounts(command.own, self._inodes(), places),
-                filter_names=self._filters,
+                mounts=native_nest.mounts(command.own, commands.inodes(self.spec.limits), places),
+                filter_names=command.filters,
                 box=box,
                 protect=protect,
                 environment=command.environment,

@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING
 from sandbox_lite.errors import LaunchError, ShellDiedError, SpecError
 from sandbox_lite.jail.bash import START_SECONDS, Bash
 from sandbox_lite.jail.capture import Output, Spool
+from sandbox_lite.jail.control import make_fifo, write_file
 from sandbox_lite.jail.interaction import Interaction
 from sandbox_lite.jail.process import explained
 from sandbox_lite.jail.pump import Pump
-from sandbox_lite.jail.supervisor import make_fifo, write_file
 from sandbox_lite.spec import CommandResult, Outcome
 
 if TYPE_CHECKING:

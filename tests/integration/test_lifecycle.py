@@ -23,7 +23,7 @@ import pytest
 
 from sandbox_lite import Limits, Mount, Sandbox
 from sandbox_lite.errors import HostError, LaunchError, RootfsError, SandboxClosedError, SpecError
-from sandbox_lite.jail import janitor, layers, nest, places
+from sandbox_lite.jail import janitor, layers, nests, places
 from sandbox_lite.spec import SandboxSpec
 
 if TYPE_CHECKING:
@@ -101,13 +101,13 @@ def test_close_leaves_no_process_directory_or_descriptor(home: Path) -> None:
 
     seen: list[psutil.Process] = []
     cycle("directory")
-    nest.SHARED.close()
+    nests.SHARED.close()
     gc.collect()
     fds = psutil.Process().num_fds()
     for upper in ("tmpfs", "directory", "tmpfs"):
         cycle(upper)
     assert any(process.name() == "sandbox-nest" for process in alive(seen))
-    nest.SHARED.close()
+    nests.SHARED.close()
     left = [process for process in alive(seen) if "janitor" not in " ".join(process.cmdline())]
     assert not left
     assert psutil.Process().num_fds() == fds

@@ -17,7 +17,8 @@ from sandbox_lite.jail.limits import delegation
 from sandbox_lite.jail.limits.backend import Ask
 from sandbox_lite.jail.limits.cgroup import CgroupBox
 from sandbox_lite.jail.native.nest import Plan
-from sandbox_lite.jail.nest import Bird, Nest, Nests
+from sandbox_lite.jail.nest import Bird, Nest
+from sandbox_lite.jail.nests import Nests
 from sandbox_lite.jail.owner import Owner
 from sandbox_lite.jail.programs import find_bwrap
 from tests.conftest import require
