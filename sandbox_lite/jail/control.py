@@ -32,6 +32,8 @@ class Control:
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
+        self.doomed = False
+        """The sandbox ends, and with it all that is here."""
         self._outputs: deque[str] = deque()
         self._lock = threading.Lock()
 
@@ -66,6 +68,8 @@ class Control:
 
     def remove(self, name: str) -> None:
         """Remove a directory with the files in it; ours never hold directories."""
+        if self.doomed:
+            return
         flags = _DIRECTORY | os.O_NOFOLLOW
         with contextlib.suppress(OSError):
             fd = os.open(name, flags, dir_fd=self.fd)

@@ -75,18 +75,18 @@ def remove(path: Path, *, seconds: float = _REMOVE_SECONDS) -> bool:
     """Kill what is left in a group and remove it with what stands below; whether it is gone."""
     deadline = time.monotonic() + seconds
     while True:
-        with contextlib.suppress(OSError):
-            for below in [entry for entry in path.iterdir() if entry.is_dir()]:
-                remove(below, seconds=max(0.0, deadline - time.monotonic()))
         try:
             path.rmdir()
         except FileNotFoundError:
             return True
         except OSError:
-            # busy: the dead count until they have been waited for
+            # busy: there are groups below, or the dead count until they have been waited for
             if time.monotonic() > deadline:
                 return False
-            kill(path)
-            time.sleep(_RETRY_SECONDS)
         else:
             return True
+        with contextlib.suppress(OSError):
+            for below in [entry for entry in path.iterdir() if entry.is_dir()]:
+                remove(below, seconds=max(0.0, deadline - time.monotonic()))
+        kill(path)
+        time.sleep(_RETRY_SECONDS)

@@ -133,7 +133,7 @@ class Supervisor:
 
         A descriptor that is closed under a call may be another sandbox's by the next moment.
         """
-        self._ending = True
+        self._ending = self.control.doomed = True
         pidfd_signal(self._pidfd, signal.SIGKILL)
         thread = threading.get_ident()
         with self._users_changed:
