@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+import http.server
 import socket
+import ssl
+import subprocess
+import threading
 import urllib.request
 from typing import TYPE_CHECKING
 
@@ -14,6 +19,7 @@ from sandbox_lite.spec import Publish
 from tests.conftest import private_mirrors
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 EXPRESS, REDIS = 3000, 6379
@@ -152,3 +158,53 @@ def test_real_work_and_an_unchanged_rootfs(
     verified = Store().verify("standard")
     assert verified.ok
     assert verified.actual == before
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def forge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    """The port of a server with a repository, behind TLS of a company's own authority."""
+    tree = tmp_path / "served"
+    work = tmp_path / "work"
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    git = ("git", "-C", str(work), "-c", "user.name=A", "-c", "user.email=a@example.org")
+    work.mkdir()
+    (work / "file").write_text("from outside\n")
+    for words in (
+        (*git, "init", "-q", "-b", "main"), (*git, "add", "file"), (*git, "commit", "-qm", "one"),
+        ("git", "clone", "-q", "--bare", str(work), str(tree / "repo.git")),
+        ("git", "-C", str(tree / "repo.git"), "update-server-info"),
+        ("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj",
+         "/CN=localhost", "-addext", "subjectAltName=DNS:localhost", "-keyout", str(key),
+         "-out", str(certificate)),
+    ):  # fmt: skip
+        subprocess.run(words, check=True, capture_output=True)
+    monkeypatch.setenv("PIP_CERT", str(certificate))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    handler = functools.partial(Quiet, directory=str(tree))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield server.server_address[1]
+        server.shutdown()
+        thread.join()
+
+
+def test_git_over_https_behind_a_companys_authority(
+    standard_home: Path, forge: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SANDBOX_LITE_HOME", str(standard_home))
+    allowed = [f"localhost:{forge}"]
+    with Sandbox("standard", allow=allowed, allow_private=["localhost"]) as sandbox:
+        # what is called localhost is elsewhere looked for inside
+        clone = f"env no_proxy= NO_PROXY= git clone -q https://localhost:{forge}/repo.git"
+        result = sandbox.run(f"{clone} && cat repo/file")
+        assert result.stdout == "from outside\n", result.stderr
+        assert {request.verdict for request in sandbox.requests()} == {"allowed"}
+        assert "403" in sandbox.run("git clone https://elsewhere.example/r.git").stderr
