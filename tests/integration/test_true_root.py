@@ -333,8 +333,9 @@ def test_sigkill_leaves_nothing(home: Path, upper: str, also_the_janitor: bool) 
 
 
 def test_a_start_that_fails_leaves_nothing(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from sandbox_lite.jail import subids
+    from sandbox_lite.jail import nests, subids
 
+    nests.SHARED.close()  # those of other tests, which wait for the next sandbox
     with monkeypatch.context() as patch:
         # newuidmap refuses what is nobody's to give
         patch.setattr(subids, "mapping", lambda *_: ("0", "0", "4000000000"))
