@@ -18,12 +18,14 @@ from sandbox_lite.spec import (
 )
 
 if TYPE_CHECKING:
+    from sandbox_lite.jail.aio import AsyncSandbox
     from sandbox_lite.jail.pool import Pool
     from sandbox_lite.jail.sandbox import Sandbox
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "AsyncSandbox",
     "CommandResult",
     "Enforcement",
     "LimitState",
@@ -42,6 +44,10 @@ __all__ = [
 
 def __getattr__(name: str) -> object:
     """Import what starts sandboxes when it is asked for: whoever wants a type pays nothing."""
+    if name == "AsyncSandbox":
+        from sandbox_lite.jail.aio import AsyncSandbox
+
+        return AsyncSandbox
     if name == "Pool":
         from sandbox_lite.jail.pool import Pool
 

@@ -15,6 +15,7 @@ from sandbox_lite.errors import SandboxClosedError, SpecError
 from sandbox_lite.jail.capture import Output, Spool
 from sandbox_lite.jail.process import explained
 from sandbox_lite.jail.pump import Pump
+from sandbox_lite.jail.steps import Wait
 from sandbox_lite.spec import CommandResult, Outcome
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from sandbox_lite.jail.limits.meter import Meter
     from sandbox_lite.jail.pump import Drainer
+    from sandbox_lite.jail.steps import Steps
     from sandbox_lite.jail.supervisor import Child, Supervisor
 
 _GRACE_SECONDS = 0.2
@@ -119,8 +121,8 @@ class Program:
         timeout: float | None,
         on_output: Callable[[str, bytes], None] | None = None,
         cancel_fd: int | None = None,
-    ) -> CommandResult:
-        """Start the program, feed it, and wait for its end.
+    ) -> Steps[CommandResult]:
+        """Return the steps of starting the program, feeding it, and waiting for its end.
 
         Raises:
             SpecError: No program is named, a name is no variable's, or a NUL byte stands somewhere.
@@ -150,8 +152,8 @@ class Program:
             given = b"" if stdin is None else stdin
             with contextlib.closing(_Input(writer, given, pump)):
                 pump.cancel_on(cancel_fd)
-                result = self._wait(child, pump, argv, started, timeout)
-                return self._meter.judged(result, self._meter.ending(span))
+                result = yield from self._wait(child, pump, argv, started, timeout)
+                return self._meter.judged(result, (yield from self._meter.ending(span)))
 
     @contextlib.contextmanager
     def _abandoned_on_interrupt(self) -> Iterator[None]:
@@ -181,7 +183,7 @@ class Program:
         argv: Sequence[str | bytes],
         started: float,
         timeout: float | None,
-    ) -> CommandResult:
+    ) -> Steps[CommandResult]:
         def ended() -> None:
             self._ended = True
 
@@ -191,27 +193,33 @@ class Program:
             deadline = None if timeout is None else started + timeout
             in_time = True
             try:
-                in_time = self._until(pump, deadline)
-            finally:
-                # also when the caller's callback raised or Ctrl-C came
+                in_time = yield from self._until(pump, deadline)
+            except GeneratorExit:
+                raise
+            except BaseException:
+                # the caller's callback raised, or Ctrl-C came
                 if not self._ended:
-                    self._end(child, pump)
+                    yield from self._end(child, pump)
+                raise
+            if not self._ended:
+                yield from self._end(child, pump)
         finally:
             os.close(child.pidfd)
         return self._result(child, pump, argv, started, in_time=in_time)
 
-    def _until(self, pump: Pump, deadline: float | None) -> bool:
+    def _until(self, pump: Pump, deadline: float | None) -> Steps[bool]:
         while not self._ended:
             left = None if deadline is None else deadline - time.monotonic()
             if left is not None and left <= 0:
                 return False
-            pump.turn(left)
+            yield Wait(pump, left)
+            pump.turn(0)
         return True
 
-    def _end(self, child: Child, pump: Pump) -> None:
+    def _end(self, child: Child, pump: Pump) -> Steps[None]:
         for number, grace in ((signal.SIGTERM, _GRACE_SECONDS), (signal.SIGKILL, _KILL_SECONDS)):
             self._supervisor.kill(child, number)
-            if self._until(pump, time.monotonic() + grace):
+            if (yield from self._until(pump, time.monotonic() + grace)):
                 # what the group's leader left behind ends with it
                 self._supervisor.kill(child, signal.SIGKILL)
                 return

@@ -35,7 +35,10 @@ class Pump:
 
     def __init__(self, output: Output) -> None:
         self.output = output
-        self._poll = select.poll()
+        self._epoll = select.epoll()
+        self._ready: list[tuple[int, int]] | None = None
+        self._always: set[int] = set()
+        """Files on a disk, which are always ready, and which epoll(7) does not take."""
         self._streams: dict[int, str] = {}
         self._watched: dict[int, Callable[[], None]] = {}
         self.opened = False
@@ -44,17 +47,27 @@ class Pump:
     def stream(self, fd: int, name: str) -> None:
         """Own a descriptor and feed what it gives to the output."""
         self._streams[fd] = name
-        self._poll.register(fd, select.POLLIN)
+        self._epoll.register(fd, select.EPOLLIN)
 
-    def watch(self, fd: int, action: Callable[[], None], events: int = select.POLLIN) -> None:
+    def watch(self, fd: int, action: Callable[[], None], events: int = select.EPOLLIN) -> None:
         """Call `action` whenever a descriptor of somebody else's is ready."""
+        known = fd in self._watched
         self._watched[fd] = action
-        self._poll.register(fd, events)
+        if known and fd not in self._always:
+            self._epoll.modify(fd, events)
+            return
+        try:
+            self._epoll.register(fd, events)
+        except PermissionError:
+            self._always.add(fd)
 
     def unwatch(self, fd: int) -> None:
         """Watch a descriptor no longer."""
         if self._watched.pop(fd, None) is not None:
-            self._poll.unregister(fd)
+            if fd in self._always:
+                self._always.discard(fd)
+            else:
+                self._epoll.unregister(fd)
 
     def cancel_on(self, fd: int | None) -> None:
         """Raise CancelledError, once, as soon as a descriptor is readable or hung up."""
@@ -65,18 +78,30 @@ class Pump:
             self.unwatch(fd)
             raise CancelledError
 
-        self.watch(fd, cancel, select.POLLIN | select.POLLRDHUP)
+        self.watch(fd, cancel, select.EPOLLIN | select.EPOLLRDHUP)
 
     def turn(self, seconds: float | None) -> None:
         """Wait until something is ready, at most so long, and deal with all that is."""
-        # poll(2) counts milliseconds in an int; whoever waits longer comes back
-        wait = None if seconds is None else min(max(0.0, seconds), _LONGEST_SECONDS) * 1000
-        for fd, _ in self._poll.poll(wait):
+        if self._ready is None:
+            self.block(seconds)
+        found, self._ready = self._ready or [], None
+        for fd, _ in found:
             if fd in self._streams:
                 self.opened = True
                 self._read(fd)
             elif fd in self._watched:
                 self._watched[fd]()
+
+    def fileno(self) -> int:
+        """Return a descriptor that can be read when something is ready."""
+        return self._epoll.fileno()
+
+    def block(self, seconds: float | None) -> None:
+        """Wait as `turn` does, and leave it to the next one to deal with what is ready."""
+        # epoll_wait(2) counts milliseconds in an int; whoever waits longer comes back
+        wait = None if seconds is None else min(max(0.0, seconds), _LONGEST_SECONDS)
+        found = self._epoll.poll(0 if self._always else wait)
+        self._ready = found + [(fd, select.EPOLLIN) for fd in self._always]
 
     def _read(self, fd: int) -> bool:
         data = read_ready(fd)
@@ -89,7 +114,7 @@ class Pump:
 
     def _drop(self, fd: int) -> None:
         del self._streams[fd]
-        self._poll.unregister(fd)
+        self._epoll.unregister(fd)
         os.close(fd)
 
     def settle(self) -> bool:
@@ -121,6 +146,7 @@ class Pump:
         for fd in self._streams:
             os.close(fd)
         self._streams.clear()
+        self._epoll.close()
 
 
 class _Serving:

@@ -37,6 +37,7 @@ from sandbox_lite.jail.programs import find_bwrap
 from sandbox_lite.jail.pump import Drainer
 from sandbox_lite.jail.rootfs.store import Store
 from sandbox_lite.jail.shell import Shell
+from sandbox_lite.jail.steps import finish
 from sandbox_lite.spec import Enforcement, Limits, Publish, SandboxSpec
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
     from sandbox_lite.jail.nest import Nest
     from sandbox_lite.jail.rootfs.store import Rootfs
     from sandbox_lite.jail.served_files import ServedFiles
+    from sandbox_lite.jail.steps import Steps
     from sandbox_lite.jail.supervisor import Supervisor
     from sandbox_lite.spec import (
         CommandResult,
@@ -468,12 +470,29 @@ class Sandbox:
             SandboxClosedError: The sandbox is closed or another process's.
             ShellDiedError: The shell ended and no other could be started.
         """
+        return finish(
+            self.run_steps(
+                command, timeout=timeout, merge=merge, on_output=on_output, cancel_fd=cancel_fd
+            )
+        )
+
+    def run_steps(
+        self,
+        command: str | bytes,
+        *,
+        timeout: float | None = None,
+        merge: bool = False,
+        on_output: Callable[[str, bytes], None] | None = None,
+        cancel_fd: int | None = None,
+        shell: str = "main",
+    ) -> Steps[CommandResult]:
+        """Return the steps of `run`, in a shell of that name, for whoever waits in another way."""
         seconds = self.spec.limits.timeout_seconds if timeout is None else timeout
         before = self._requests_so_far()
-        result = self.shell().run(
+        steps = self.shell(shell).run_steps(
             command, timeout=seconds, merge=merge, on_output=on_output, cancel_fd=cancel_fd
         )
-        return self._with_refusals(result, before)
+        return self._with_refusals((yield from steps), before)
 
     def interact(self, command: str | bytes) -> contextlib.AbstractContextManager[Interaction]:
         """Run an interactive program on the shell's terminal; use the result with `with`."""
@@ -509,6 +528,25 @@ class Sandbox:
         Raises:
             SandboxClosedError: The sandbox is closed or another process's.
         """
+        return finish(
+            self.exec_steps(
+                argv, input=input, env=env, cwd=cwd, timeout=timeout, on_output=on_output,
+                cancel_fd=cancel_fd,
+            )
+        )  # fmt: skip
+
+    def exec_steps(
+        self,
+        argv: Sequence[str | bytes],
+        *,
+        input: bytes | int | None = None,
+        env: Mapping[str, str] | None = None,
+        cwd: str | None = None,
+        timeout: float | None = None,
+        on_output: Callable[[str, bytes], None] | None = None,
+        cancel_fd: int | None = None,
+    ) -> Steps[CommandResult]:
+        """Return the steps of `exec`, for whoever waits in another way."""
         if isinstance(argv, (str, bytes)):
             raise SpecError("exec takes a list of words; use run for a command line")
         supervisor = self._open_supervisor()
@@ -519,7 +557,7 @@ class Sandbox:
         )
         seconds = self.spec.limits.timeout_seconds if timeout is None else timeout
         before = self._requests_so_far()
-        result = program.run(
+        result = yield from program.run(
             argv, env=env or {}, cwd=cwd, stdin=input, timeout=seconds, on_output=on_output,
             cancel_fd=cancel_fd,
         )  # fmt: skip

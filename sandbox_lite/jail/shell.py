@@ -23,6 +23,7 @@ from sandbox_lite.jail.control import make_fifo, write_file
 from sandbox_lite.jail.interaction import Interaction
 from sandbox_lite.jail.process import explained
 from sandbox_lite.jail.pump import Pump
+from sandbox_lite.jail.steps import Wait, finish
 from sandbox_lite.spec import CommandResult, Outcome
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
     from sandbox_lite.jail.limits.meter import Meter, Span
     from sandbox_lite.jail.pump import Drainer
+    from sandbox_lite.jail.steps import Steps
     from sandbox_lite.jail.supervisor import Supervisor
 
 _TRIES = 3
@@ -115,8 +117,11 @@ class Shell:
         assert bash is not None, "closed shells are not asked"
         if not bash.ended:
             pump = Pump(Output(1, Spool("", lambda: -1)))
-            bash.watch(pump, lambda: None)
-            pump.turn(0)
+            try:
+                bash.watch(pump, lambda: None)
+                pump.turn(0)
+            finally:
+                pump.close()
         if not bash.ended:
             return bash
         bash.read_state()
@@ -160,12 +165,34 @@ class Shell:
             ShellDiedError: The shell ended and no other could be started.
             concurrent.futures.CancelledError: By `cancel_fd`.
         """
+        steps = self.run_steps(
+            command, timeout=timeout, merge=merge, on_output=on_output, cancel_fd=cancel_fd
+        )
+        return finish(steps)
+
+    def run_steps(
+        self,
+        command: str | bytes,
+        *,
+        timeout: float | None = None,
+        merge: bool = False,
+        on_output: Callable[[str, bytes], None] | None = None,
+        cancel_fd: int | None = None,
+    ) -> Steps[CommandResult]:
+        """Return the steps of `run`, for whoever does not wait in a thread."""
         with self._alone():
             for _ in range(_TRIES):
                 with self._call(command, merge=merge, on_output=on_output) as call:
-                    call.pump.cancel_on(cancel_fd)
-                    if not self._never_began(call, timeout):
-                        return self._complete(call, timeout)
+                    try:
+                        call.pump.cancel_on(cancel_fd)
+                        if not (yield from self._never_began(call, timeout)):
+                            return (yield from self._complete(call, timeout))
+                    except GeneratorExit:
+                        raise
+                    except BaseException:
+                        if not call.over:
+                            yield from self._end(call)
+                        raise
         raise ShellDiedError(f"shell {self.name!r} ends before it runs a command")
 
     @contextlib.contextmanager
@@ -183,12 +210,12 @@ class Shell:
             finally:
                 self._busy = False
 
-    def _never_began(self, call: _Call, timeout: float | None) -> bool:
+    def _never_began(self, call: _Call, timeout: float | None) -> Steps[bool]:
         """Wait for the end; whether the shell ended of an earlier command's doing instead.
 
         A command that closes the shell's stdin, for one, ends it some time after its own end.
         """
-        _wait(call, None if timeout is None else call.started + timeout)
+        yield from _wait(call, None if timeout is None else call.started + timeout)
         if call.code is None and call.bash.ended:
             call.pump.turn(0)
             return not call.pump.opened and not self._meter.expired
@@ -199,16 +226,16 @@ class Shell:
         """Run a command on the shell's terminal and talk to it; see `Interaction`."""
         with self._alone(), self._call(command, tty=True) as call:
 
-            def finish(timeout: float | None) -> CommandResult:
-                return self._complete(call, timeout)
+            def ended(timeout: float | None) -> CommandResult:
+                return finish(self._complete(call, timeout))
 
             def over() -> bool:
                 call.pump.turn(0)
                 return call.over
 
-            yield Interaction(call.bash.terminal, call.pump.output, over=over, finish=finish)
+            yield Interaction(call.bash.terminal, call.pump.output, over=over, finish=ended)
             if not call.over:
-                self._end(call)
+                finish(self._end(call))
 
     @contextlib.contextmanager
     def _call(
@@ -244,7 +271,7 @@ class Shell:
                 yield call
         except BaseException:
             if call.sent and not call.over:
-                self._end(call)
+                finish(self._end(call))
             raise
         finally:
             call.pump.close()
@@ -274,20 +301,20 @@ class Shell:
     def _spool(self, number: int) -> Spool:
         return self._supervisor.control.spool(f"output-{self.name}-{number}.txt")
 
-    def _end(self, call: _Call) -> None:
+    def _end(self, call: _Call) -> Steps[None]:
         """End a running command: its foreground group, in the last resort the shell with it."""
         for number, grace in _GRACE:
             call.bash.signal_foreground(number)
-            if _wait(call, time.monotonic() + grace):
+            if (yield from _wait(call, time.monotonic() + grace)):
                 return
         call.bash.kill()
-        if not _wait(call, time.monotonic() + START_SECONDS):
+        if not (yield from _wait(call, time.monotonic() + START_SECONDS)):
             raise ShellDiedError(f"shell {self.name!r} cannot be killed")
 
-    def _complete(self, call: _Call, timeout: float | None) -> CommandResult:
-        in_time = _wait(call, None if timeout is None else call.started + timeout)
+    def _complete(self, call: _Call, timeout: float | None) -> Steps[CommandResult]:
+        in_time = yield from _wait(call, None if timeout is None else call.started + timeout)
         if not in_time:
-            self._end(call)
+            yield from self._end(call)
         background = call.pump.settle()
         output = call.pump.output
         if background:
@@ -320,7 +347,7 @@ class Shell:
             restarted=call.code is None and not self._meter.expired,
         )
         assert call.span is not None, "a command that was sent has one"
-        return self._meter.judged(result, self._meter.ending(call.span))
+        return self._meter.judged(result, (yield from self._meter.ending(call.span)))
 
     def end(self) -> None:
         """Kill the shell, and let go of it."""
@@ -337,11 +364,12 @@ class Shell:
             self._bash = None
 
 
-def _wait(call: _Call, deadline: float | None) -> bool:
+def _wait(call: _Call, deadline: float | None) -> Steps[bool]:
     """Pump until the command has ended; False at the deadline."""
     while not call.over:
         left = None if deadline is None else deadline - time.monotonic()
         if left is not None and left <= 0:
             return False
-        call.pump.turn(left)
+        yield Wait(call.pump, left)
+        call.pump.turn(0)
     return True

@@ -22,6 +22,7 @@ from sandbox_lite.jail.limits.processes import (
     holds_memory,
     host_shared_bytes,
 )
+from sandbox_lite.jail.steps import Wait
 from sandbox_lite.spec import MIB, Outcome, SandboxStats, Usage
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
     from sandbox_lite.jail.limits.backend import Box
     from sandbox_lite.jail.limits.processes import Processes
+    from sandbox_lite.jail.steps import Steps
     from sandbox_lite.spec import CommandResult, LimitName, Limits
 
 BUSY_SECONDS = 0.02
@@ -234,7 +236,7 @@ class Meter:
             self._samples.healthy = frozenset(self._processes.pids())
         return count
 
-    def _outlast(self, span: Span) -> int:
+    def _outlast(self, span: Span) -> Steps[int]:
         """Wait for the end of a growth that a command has left behind, and end it.
 
         Returns:
@@ -255,7 +257,7 @@ class Meter:
                     span.peak_pids = max(span.peak_pids, count)
                     self._purge(idle=True, wait=True)
                 break
-            time.sleep(BUSY_SECONDS)
+            yield Wait(None, BUSY_SECONDS)
             before, count = count, self._count()
             # a small share of a processor lets it rest in between
             still = 0 if count > before else still + 1
@@ -263,9 +265,9 @@ class Meter:
                 break
         return count
 
-    def ending(self, span: Span) -> Ending:
+    def ending(self, span: Span) -> Steps[Ending]:
         """Return what a command met and took; its span must still be open."""
-        count = self._outlast(span)
+        count = yield from self._outlast(span)
         with self._lock:
             use = self._look_at_disk()
             if not self._box.counts_pids:
