@@ -133,11 +133,11 @@ class Program:
             if _NAME.fullmatch(name) is None:
                 raise SpecError(f"not an environment variable: {name!r}")
         started = time.monotonic()
-        pump = Pump(Output(self._output_bytes, self._spool(), on_output))
         with self._supervisor.in_use(), contextlib.ExitStack() as stack:
             # Ctrl-C may come between the start and the answer, and anywhere behind it
             stack.enter_context(self._abandoned_on_interrupt())
             with explained("start a program in the sandbox"):
+                pump = Pump(Output(self._output_bytes, self._spool(), on_output))
                 span = stack.enter_context(self._meter.span(None))
                 stack.enter_context(contextlib.closing(pump))
                 with contextlib.ExitStack() as ends:

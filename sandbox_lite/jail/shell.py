@@ -116,7 +116,8 @@ class Shell:
         bash = self._bash
         assert bash is not None, "closed shells are not asked"
         if not bash.ended:
-            pump = Pump(Output(1, Spool("", lambda: -1)))
+            with explained("look after the shell"):
+                pump = Pump(Output(1, Spool("", lambda: -1)))
             try:
                 bash.watch(pump, lambda: None)
                 pump.turn(0)
@@ -258,11 +259,13 @@ class Shell:
         self._supervisor.check_open()
         bash = self._ready()
         self._number += 1
+        with explained("hand the command to the shell"):
+            pump = Pump(Output(self._output_bytes, self._spool(self._number), on_output))
         call = _Call(
             number=self._number,
             text=text.decode(errors="replace"),
             bash=bash,
-            pump=Pump(Output(self._output_bytes, self._spool(self._number), on_output)),
+            pump=pump,
             started=time.monotonic(),
         )
         try:
