@@ -96,20 +96,43 @@ def changes(uppers: Sequence[int], lowers: Sequence[int]) -> Iterator[Change]:
         OSError: There are no descriptors left, or the disk is broken.
         HostError: The kernel has no openat2.
     """
-    return _Comparison(uppers, lowers).walk()
+    return _Comparison((*lowers, *uppers), tuple(range(len(lowers))), len(lowers)).walk()
+
+
+def compare(old: Sequence[int], new: Sequence[int], base: Sequence[int]) -> Iterator[Change]:
+    """Compare two stacks of layers over the same ones; see `changes`.
+
+    Args:
+        old: Descriptors of the top directories of the one, the bottom one first.
+        new: Those of the other.
+        base: Those below both.
+    """
+    layers = (*base, *old, *new)
+    return _Comparison(layers, tuple(range(len(base) + len(old))), len(base), len(old)).walk()
 
 
 class _Comparison:
-    def __init__(self, uppers: Sequence[int], lowers: Sequence[int]) -> None:
-        # by number, the bottom one first: a layer is named by its place
-        self._roots = (*lowers, *uppers)
-        self._first_upper = len(lowers)
+    def __init__(
+        self, layers: Sequence[int], old: Sequence[int], first_upper: int, replaced: int = 0
+    ) -> None:
+        """Name each layer by its place among all.
+
+        Args:
+            layers: All, the bottom one first.
+            old: Those of the view that is compared with, in the same order.
+            first_upper: The first that is no lower one.
+            replaced: How many from there on the new view lacks.
+        """
+        self._roots = layers
+        self._first_upper = first_upper
+        everything = reversed(range(len(layers)))
+        gone = range(first_upper, first_upper + replaced)
+        self._new = tuple(n for n in everything if n not in gone)
+        self._old = tuple(reversed(old))
 
     def walk(self) -> Iterator[Change]:
-        everything = tuple(reversed(range(len(self._roots))))
-        below = tuple(n for n in everything if n < self._first_upper)
         # not by recursion: a model may nest directories as deep as a path is long
-        pending = [iter(self._directory(_Below(b"", everything, below)))]
+        pending = [iter(self._directory(_Below(b"", self._new, self._old)))]
         while pending:
             found = next(pending[-1], None)
             if found is None:
