@@ -286,8 +286,11 @@ class _Comparison:
         if new.status.st_size != old.status.st_size:
             return False
         # equal times prove nothing: `touch -r` and every unpacker set them
-        with opened(upper, name, FILE) as one, _opened_lower(lower, name) as other:
-            return same_bytes(one, other)
+        # of a lower one nothing is touched
+        ours = old.layers[0] >= self._first_upper
+        other = opened(lower, name, FILE) if ours else _opened_lower(lower, name)
+        with opened(upper, name, FILE) as left, other as right:
+            return same_bytes(left, right)
 
 
 def _listed(root: int, path: bytes) -> int:

@@ -8,6 +8,7 @@ import os
 import threading
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from sandbox_lite.errors import LaunchError, SpecError
@@ -46,7 +47,6 @@ from sandbox_lite.spec import Enforcement, Limits, Publish, SandboxSpec
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
-    from pathlib import Path
 
     from sandbox_lite.jail.changes import Change
     from sandbox_lite.jail.egress.serving import Egress
@@ -72,10 +72,6 @@ if TYPE_CHECKING:
 
 _HOMES_SECONDS = 30.0
 _PLACE = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-_PLACES = {
-    "tmpfs": "/proc/{holder}/root/upper/upper", "directory": "{path}", "copy": "{path}",
-}  # fmt: skip
-"""Where the upper layer of each kind is, for us."""
 
 
 def _published(ports: Mapping[int, int] | Sequence[Publish]) -> tuple[Publish, ...]:
@@ -269,10 +265,9 @@ class Sandbox:
         looks = self._opened_looks(stack, proc, self._supervisor)
         disk = self._opened_disk(stack, self._supervisor, upper, looks)
         processes = Processes(proc, others=None if looks is None else looks.memfds)
-        top = _PLACES[kind].format(holder=self._supervisor.holder, path=upper.path)
-        self._freezer = stack.enter_context(
-            Freezer(os.open(top, _PLACE), base, processes, whole=kind == "copy")
-        )
+        inside = Path(f"/proc/{self._supervisor.holder}/root{bwrap.UPPER}/upper")
+        top = inside if upper.path is None else upper.path
+        self._freezer = stack.enter_context(Freezer(top, base, processes, whole=kind == "copy"))
         self._watch(stack, self._supervisor, box, disk, processes)
         published = self._connected(stack, self._supervisor)
         self._open_inside(stack, self._supervisor)

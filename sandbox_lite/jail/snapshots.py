@@ -175,12 +175,12 @@ class Freezer:
     """Freezes what one sandbox has written; use it with `with`."""
 
     def __init__(
-        self, top: int, base: tuple[Layer, ...], processes: Processes, *, whole: bool
+        self, top: Path, base: tuple[Layer, ...], processes: Processes, *, whole: bool
     ) -> None:
-        """Freeze the layer at a descriptor.
+        """Freeze a layer.
 
         Args:
-            top: The upper layer; the descriptor is closed with the block.
+            top: The upper layer, by a path that leads there while the sandbox lives.
             base: The frozen layers below, counted for the sandbox already.
             processes: Who may write to it.
             whole: It is a copy of all below it.
@@ -196,8 +196,7 @@ class Freezer:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Let go of the descriptor, and of what was frozen last."""
-        os.close(self._top)
+        """Let go of what was frozen last."""
         self._note(None)
 
     def _note(self, point: _Point | None) -> None:
@@ -237,11 +236,11 @@ class Freezer:
         Raises:
             HostError: A layer cannot be made, or a process not be stopped.
         """
-        with paused(self._processes):
+        with opened(self._top) as (top,), paused(self._processes):
             alone = self._alone(pids)
-            layers = self._layers(self._last)
+            layers = self._layers(top, self._last)
             # behind the copying, which may have to lift a permission for a moment
-            found = trees.fingerprint(self._top)
+            found = trees.fingerprint(top)
         self._note(
             _Point(
                 begun=begun, alone=alone, fingerprint=found, shells=shells,
@@ -250,21 +249,22 @@ class Freezer:
         )  # fmt: skip
         return layers, shells
 
-    def _layers(self, last: _Point | None) -> tuple[Layer, ...]:
+    def _layers(self, top: int, last: _Point | None) -> tuple[Layer, ...]:
         if last is not None and last.fingerprint is not None:
-            if last.fingerprint == trees.fingerprint(self._top):
+            if last.fingerprint == trees.fingerprint(top):
                 return tuple(layer.keep() for layer in last.layers)
-        elif last is None and not self._whole and not os.listdir(self._top):  # noqa: PTH208
+        elif last is None and not self._whole and not os.listdir(top):
             return tuple(layer.keep() for layer in self.base)
         if self._whole or len(self.base) < MOST_LAYERS:
-            made = frozen(lambda target: trees.copy_layer(self._top, target), whole=self._whole)
+            made = frozen(lambda target: trees.copy_layer(top, target), whole=self._whole)
             return (made,) if self._whole else (*(one.keep() for one in self.base), made)
-        return (frozen(self._flat, whole=False),)
 
-    def _flat(self, target: int) -> None:
-        with opened(*(layer.top for layer in self.base)) as fds:
-            # what is frozen may be shared; of a live upper layer nothing ever
-            trees.merge((*fds, self._top), target, whole=False, links=len(self.base))
+        def flat(target: int) -> None:
+            with opened(*(layer.top for layer in self.base)) as fds:
+                # what is frozen may be shared; of a live upper layer nothing ever
+                trees.merge((*fds, top), target, whole=False, links=len(fds))
+
+        return (frozen(flat, whole=False),)
 
 
 def diff(old: Snapshot, new: Snapshot, lowers: Sequence[Path]) -> tuple[Change, ...]:
