@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from sandbox_lite.jail.aio import AsyncSandbox
     from sandbox_lite.jail.pool import Pool
     from sandbox_lite.jail.sandbox import Sandbox
+    from sandbox_lite.jail.snapshots import Snapshot
 
 __version__ = "0.1.0"
 
@@ -37,6 +38,7 @@ __all__ = [
     "SandboxLiteError",
     "SandboxSpec",
     "SandboxStats",
+    "Snapshot",
     "Usage",
     "__version__",
 ]
@@ -56,4 +58,8 @@ def __getattr__(name: str) -> object:
         from sandbox_lite.jail.sandbox import Sandbox
 
         return Sandbox
+    if name == "Snapshot":
+        from sandbox_lite.jail.snapshots import Snapshot
+
+        return Snapshot
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -343,6 +343,17 @@ def same_bytes(one: int, other: int) -> bool:
         if not length:
             return True
         at += length
+        if not any(left[-1:]):
+            # a file of holes can be larger than any disk
+            at = max(at, min(_next_data(one, at), _next_data(other, at)))
+
+
+def _next_data(file: int, at: int) -> int:
+    """Return where the first bytes from there on are that are no hole; the end where none are."""
+    try:
+        return os.lseek(file, at, os.SEEK_DATA)
+    except OSError as error:
+        return os.fstat(file).st_size if error.errno == errno.ENXIO else at
 
 
 def _directories(seen: _Seen | None) -> tuple[int, ...]:

@@ -30,6 +30,8 @@ _BASE_ENV = {
     "PAGER": "cat",
     "GIT_PAGER": "cat",
 }
+PERSONAL = ("HOME", "USER", "LOGNAME", "SHELL")
+"""Variables that are the account's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,7 +158,8 @@ def join(
     several_ids = spec.ids == "subordinate"
     trust = _trust(rootfs)
     below = _lowers(spec, rootfs, trust)
-    account = etc.account(rootfs.lowers, spec.user)
+    # an account may have been added in the sandbox that was frozen
+    account = etc.account((*rootfs.lowers, *(path / "upper" for path in frozen)), spec.user)
     mounts = (*rootfs.mounts, *spec.mounts)
     libraries, inner = host.inner_bwrap(path)
     # the layers of snapshots are beside the upper ones

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import shlex
 import threading
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -187,8 +188,8 @@ class Sandbox:
         self._freezer: Freezer | None = None
 
     def __enter__(self) -> Self:
-        """Open the sandbox; see `open`."""
-        return self.open()
+        """Open the sandbox, see `open`, unless it is open already, as a fork is."""
+        return self if self._supervisor is not None else self.open()
 
     def __exit__(self, *_: object) -> None:
         """Close the sandbox."""
@@ -267,7 +268,9 @@ class Sandbox:
         processes = Processes(proc, others=None if looks is None else looks.memfds)
         inside = Path(f"/proc/{self._supervisor.holder}/root{bwrap.UPPER}/upper")
         top = inside if upper.path is None else upper.path
-        self._freezer = stack.enter_context(Freezer(top, base, processes, whole=kind == "copy"))
+        self._freezer = stack.enter_context(
+            Freezer(top, base, processes, whole=kind == "copy", shells=self._states())
+        )
         self._watch(stack, self._supervisor, box, disk, processes)
         published = self._connected(stack, self._supervisor)
         self._open_inside(stack, self._supervisor)
@@ -487,11 +490,10 @@ class Sandbox:
             if name not in self._shells:
                 assert self._drainer is not None
                 assert self._meter is not None
-                states = {} if self._snapshot is None else self._snapshot.shells
                 self._shells[name] = Shell(
                     supervisor, self._drainer, self._meter,
                     name=name, output_bytes=self.spec.limits.output_bytes,
-                    state=states.get(name, b""),
+                    state=self._states().get(name, b""),
                 )  # fmt: skip
             return self._shells[name]
 
@@ -711,6 +713,20 @@ class Sandbox:
             return Snapshot(
                 spec=self.spec, rootfs=self._enforcement.rootfs, layers=kept, shells=told
             )
+
+    def _states(self) -> Mapping[str, bytes]:
+        """Return what its shells begin with."""
+        if self._snapshot is None:
+            return {}
+        was, environment = self._snapshot.spec, {}
+        if self._joined is not None and was.user != self.spec.user:
+            environment = {name: self._joined.environment[name] for name in commands.PERSONAL}
+        for name, value in self.spec.env.items():
+            if was.env.get(name) != value:
+                environment[name] = value
+        # what was asked for goes before what a shell of another request had exported
+        exports = "".join(f"\nexport {k}={shlex.quote(v)}" for k, v in environment.items())
+        return {name: one + exports.encode() for name, one in self._snapshot.shells.items()}
 
     def _begun(self) -> tuple[int, int]:
         assert self._meter is not None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import os
+import dataclasses
 import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
@@ -15,6 +15,7 @@ from sandbox_lite.jail.limits.processes import FIRST
 from sandbox_lite.jail.pause import paused
 from sandbox_lite.jail.rootfs.explain import explained
 from sandbox_lite.jail.rootfs.info import installed
+from sandbox_lite.spec import SandboxSpec
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from sandbox_lite.jail.limits.processes import Processes
     from sandbox_lite.jail.rootfs.info import Progress, Rootfs, RootfsInfo
     from sandbox_lite.jail.rootfs.store import Store
-    from sandbox_lite.spec import SandboxSpec
 
 MOST_LAYERS = 64
 """Of one sandbox; then they become one.
@@ -142,6 +142,59 @@ class Snapshot:
                 raise SpecError("the snapshot is closed", hint="close it after its last use")
             return tuple(layer.keep() for layer in self.layers)
 
+    def export(self, target: Path, *, progress: Progress | None = None) -> None:
+        """Write it to a file, which is replaced at the very end if it exists.
+
+        Variables and functions of its shells go with it, and with them any secret that is in one.
+        Limits, network and mounts do not: they are asked for anew.
+
+        Args:
+            target: The file; `tar.zst` is what it will be.
+            progress: Told the bytes of files done so far.
+
+        Raises:
+            SpecError: It is closed.
+            HostError: The file cannot be written.
+        """
+        from sandbox_lite.jail import snapshot_archive
+
+        spec = self.spec
+        description = snapshot_archive.Description(
+            rootfs=self.rootfs, name=spec.rootfs, whole=self.whole, workdir=spec.workdir,
+            user=spec.user, env=spec.env, shells=self.shells,
+        )  # fmt: skip
+        with self.kept():
+            snapshot_archive.export(description, self.layers, target, progress=progress)
+
+    @classmethod
+    def load(cls, source: Path, spec: SandboxSpec | None = None) -> Self:
+        """Return the snapshot in a file, of which nothing is trusted on the host.
+
+        Args:
+            source: The file.
+            spec: What is asked of its sandboxes. By default the defaults, with the rootfs,
+                directory, user and environment that the snapshot's own had.
+
+        Raises:
+            RootfsError: The file is damaged, or no snapshot.
+            HostError: It cannot be read, or there is no room for it.
+            SpecError: The request is for another rootfs.
+        """
+        from sandbox_lite.jail import snapshot_archive
+
+        found, layers = snapshot_archive.load(source)
+        asked = spec or SandboxSpec(
+            rootfs=found.name, workdir=found.workdir, user=found.user, env=found.env
+        )
+        own = dataclasses.replace(asked, rootfs=found.name)
+        snapshot = cls(spec=own, rootfs=found.rootfs, layers=layers, shells=found.shells)
+        try:
+            snapshot.check(asked)
+        except BaseException:
+            snapshot.close()
+            raise
+        return snapshot
+
     @contextlib.contextmanager
     def kept(self) -> Iterator[None]:
         """Keep its layers until the block ends, whoever closes it meanwhile.
@@ -175,7 +228,13 @@ class Freezer:
     """Freezes what one sandbox has written; use it with `with`."""
 
     def __init__(
-        self, top: Path, base: tuple[Layer, ...], processes: Processes, *, whole: bool
+        self,
+        top: Path,
+        base: tuple[Layer, ...],
+        processes: Processes,
+        *,
+        whole: bool,
+        shells: Mapping[str, bytes],
     ) -> None:
         """Freeze a layer.
 
@@ -184,8 +243,10 @@ class Freezer:
             base: The frozen layers below, counted for the sandbox already.
             processes: Who may write to it.
             whole: It is a copy of all below it.
+            shells: The states that its shells began with.
         """
         self._top = top
+        self._shells = shells
         self.base = base
         self._processes = processes
         self._whole = whole
@@ -213,7 +274,11 @@ class Freezer:
             shells: Pids of our own shells, as the jail has them.
         """
         last = self._last
-        if last is None or last.begun != begun or not last.alone or not self._alone(shells):
+        if last is None:
+            # what a start itself leaves in the upper layer, such as `workdir`, the next leaves too
+            untouched = begun == (0, 0) and not self._whole and self._alone(shells)
+            return (tuple(one.keep() for one in self.base), self._shells) if untouched else None
+        if last.begun != begun or not last.alone or not self._alone(shells):
             return None
         return tuple(layer.keep() for layer in last.layers), last.shells
 
@@ -250,11 +315,9 @@ class Freezer:
         return layers, shells
 
     def _layers(self, top: int, last: _Point | None) -> tuple[Layer, ...]:
-        if last is not None and last.fingerprint is not None:
-            if last.fingerprint == trees.fingerprint(top):
-                return tuple(layer.keep() for layer in last.layers)
-        elif last is None and not self._whole and not os.listdir(top):
-            return tuple(layer.keep() for layer in self.base)
+        known = None if last is None else last.fingerprint
+        if last is not None and known is not None and known == trees.fingerprint(top):
+            return tuple(layer.keep() for layer in last.layers)
         if self._whole or len(self.base) < MOST_LAYERS:
             made = frozen(lambda target: trees.copy_layer(top, target), whole=self._whole)
             return (made,) if self._whole else (*(one.keep() for one in self.base), made)

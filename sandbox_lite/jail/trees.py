@@ -57,7 +57,7 @@ def is_opaque(directory: int) -> bool:
 
 
 @contextlib.contextmanager
-def _usable(top: int, path: bytes, flags: int, mode: int) -> Iterator[int]:
+def usable(top: int, path: bytes, flags: int, mode: int) -> Iterator[int]:
     """Open one entry; what its owner may not look into gets the permission for that moment.
 
     Root inside a sandbox has it of a capability. Overlayfs keeps a mode of its own in memory, so
@@ -113,12 +113,13 @@ class _Copy:
             path = waiting.pop()
             status = self._status(path)
             with (
-                _usable(self.source, path, _DIRECTORY, status.st_mode) as source,
+                usable(self.source, path, _DIRECTORY, status.st_mode) as source,
                 _opened(self.target, path) as target,
+                os.scandir(source) as found,
             ):
                 self._attributes(source, target)
                 self.directories.append((path, status))
-                for entry in os.scandir(source):
+                for entry in found:
                     name = os.fsencode(entry.name)
                     below = path + b"/" + name if path else name
                     if self._entry(source, target, name, below, entry.stat(follow_symlinks=False)):
@@ -146,7 +147,7 @@ class _Copy:
         mode = status.st_mode
         there = _there(target, name)
         if stat.S_ISDIR(mode):
-            with _usable(source, name, _DIRECTORY, mode) as fd:
+            with usable(source, name, _DIRECTORY, mode) as fd:
                 opaque = is_opaque(fd)
             if there is not None and (opaque or not stat.S_ISDIR(there.st_mode)):
                 remove_beneath(target, name)
@@ -190,7 +191,7 @@ class _Copy:
     def _make(self, source: int, target: int, name: bytes, status: os.stat_result) -> None:
         mode = status.st_mode
         if stat.S_ISREG(mode):
-            with _usable(source, name, _READ, mode) as read:
+            with usable(source, name, _READ, mode) as read:
                 write = os.open(name, _NEW, 0o600, dir_fd=target)
                 try:
                     _content(read, write, status)
@@ -342,9 +343,9 @@ def fingerprint(top: int) -> bytes | None:
     try:
         while waiting:
             path = waiting.pop()
-            with _opened(top, path) as fd:
+            with _opened(top, path) as fd, os.scandir(fd) as found:
                 digest.update(b"%d/" % os.fstat(fd).st_ctime_ns)
-                for entry in sorted(os.scandir(fd), key=lambda one: one.name):
+                for entry in sorted(found, key=lambda one: one.name):
                     one = entry.stat(follow_symlinks=False)
                     name = os.fsencode(entry.name)
                     digest.update(
