@@ -14,16 +14,33 @@ import os
 import threading
 from typing import TYPE_CHECKING, Any, Literal, cast
 
+from sandbox_lite.agent import tools
+from sandbox_lite.agent.aio import AsyncAgent
+from sandbox_lite.agent.loop import Agent
+from sandbox_lite.agent.model import AsyncModel, Model, ModelSettings
+from sandbox_lite.agent.replay import ReplayReport, replay, replay_async
+from sandbox_lite.agent.work import follow
 from sandbox_lite.jail import aio
 from sandbox_lite.jail.sandbox import Sandbox
+from tests.fake_sandbox import AsyncFakeSandbox, FakeSandbox
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterator
 
+    from sandbox_lite.agent.tools import Observation, ToolCall, ToolContext
+    from sandbox_lite.agent.trajectory import Trajectory
+
 FaceName = Literal["sync", "async"]
 FACES: tuple[FaceName, ...] = ("sync", "async")
 
-_ASYNC = (aio.AsyncSandbox, aio.AsyncFiles, aio.AsyncShell, aio.AsyncInteraction)
+_ASYNC = (
+    aio.AsyncSandbox,
+    aio.AsyncFiles,
+    aio.AsyncShell,
+    aio.AsyncInteraction,
+    AsyncModel,
+    AsyncFakeSandbox,
+)
 
 
 @functools.cache
@@ -65,7 +82,7 @@ def wait_for(work: Coroutine[Any, Any, Any]) -> Any:
 class _Driven:
     """An object for asyncio with the calls of its twin, which wait."""
 
-    def __init__(self, inner: object) -> None:
+    def __init__(self, inner: Any) -> None:
         self._inner = inner
 
     def __getattr__(self, name: str) -> Any:
@@ -73,15 +90,15 @@ class _Driven:
         return functools.partial(_called, found) if inspect.ismethod(found) else _shown(found)
 
     def __enter__(self) -> Any:
-        return self.open()
+        return _shown(wait_for(self._inner.__aenter__()))
 
     def __exit__(self, *_: object) -> None:
-        self.close()
+        wait_for(self._inner.__aexit__(*_))
 
 
 def _called(method: Any, *args: Any, **named: Any) -> Any:
     answer = method(*args, **named)
-    if hasattr(answer, "__aenter__") and not isinstance(answer, aio.AsyncSandbox):
+    if hasattr(answer, "__aenter__") and not isinstance(answer, _ASYNC):
         return _block(answer)
     return _shown(wait_for(answer) if inspect.iscoroutine(answer) else answer)
 
@@ -107,3 +124,37 @@ def made(face: FaceName, *args: Any, **named: Any) -> Sandbox:
     if face == "sync":
         return Sandbox(*args, **named)
     return cast("Sandbox", _Driven(aio.AsyncSandbox(*args, **named)))
+
+
+def model(face: FaceName, settings: ModelSettings) -> Model:
+    """Return a model with that face; use it with `with`."""
+    return Model(settings) if face == "sync" else cast("Model", _Driven(AsyncModel(settings)))
+
+
+def agent(face: FaceName, sandbox: Any, asked: Any, *args: Any, **named: Any) -> Agent:
+    """Return an agent with that face, for a sandbox and a model of the same."""
+    if face == "sync":
+        return Agent(sandbox, asked, *args, **named)
+    return cast("Agent", _Driven(AsyncAgent(_inner(sandbox), _inner(asked), *args, **named)))
+
+
+def called(sandbox: Any, call: ToolCall, context: ToolContext | None = None) -> Observation:
+    """Return what a tool answers, in a sandbox with either face."""
+    if not isinstance(sandbox, _Driven):
+        return tools.call(sandbox, call, context)
+    found: Observation = wait_for(follow(tools.call_work(_inner(sandbox), call, context)))
+    return found
+
+
+def replayed(record: Trajectory, sandbox: Any) -> ReplayReport:
+    """Return what a replay says, in a sandbox with either face."""
+    if not isinstance(sandbox, _Driven):
+        return replay(record, sandbox)
+    found: ReplayReport = wait_for(replay_async(record, _inner(sandbox)))
+    return found
+
+
+def _inner(part: Any) -> Any:
+    if isinstance(part, FakeSandbox):
+        return AsyncFakeSandbox(part)
+    return part._inner if isinstance(part, _Driven) else part
