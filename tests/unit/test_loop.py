@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import itertools
 from pathlib import Path
@@ -347,6 +348,8 @@ def test_episode_that_is_cancelled_is_on_record(tmp_path: Path, how: str) -> Non
     fake = FakeSandbox(tmp_path)
     fake.files.write("/testbed/output/answer.txt", "so far")
     record = tmp_path / "run" / "trajectory.jsonl"
+    loop = asyncio.new_event_loop()
+    reached = asyncio.Event()
 
     class Sleeping(AsyncFakeSandbox):
         async def run(self, command: str, **named: Any) -> CommandResult:
@@ -360,8 +363,6 @@ def test_episode_that_is_cancelled_is_on_record(tmp_path: Path, how: str) -> Non
         return Scripted(hang=True)
 
     async def run(server: ModelServer) -> AsyncAgent:
-        nonlocal loop, reached
-        loop, reached = asyncio.get_running_loop(), asyncio.Event()
         settings = ModelSettings(model=next(_names), base_url=server.base_url, api_key="k")
         async with AsyncModel(settings) as model:
             with TrajectoryWriter(record) as writer:
@@ -373,11 +374,10 @@ def test_episode_that_is_cancelled_is_on_record(tmp_path: Path, how: str) -> Non
                     await task
         return agent
 
-    loop: asyncio.AbstractEventLoop
-    reached: asyncio.Event
     second = thinks if how == "thinking" else bash("sleep")
     with ModelServer(bash("echo one"), second) as server:
-        agent = asyncio.run(run(server))
+        with contextlib.closing(loop):
+            agent = loop.run_until_complete(run(server))
     found = agent.trajectory
     assert (found.stop, found.answer) == (StopReason.INTERRUPTED, "so far")
     assert load(record) == found
