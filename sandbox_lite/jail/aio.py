@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Self
 
 from sandbox_lite.errors import FileAccessError
-from sandbox_lite.jail.coroutines import follow, in_thread
+from sandbox_lite.jail.coroutines import Waits, follow, in_thread
 from sandbox_lite.jail.sandbox import Sandbox
 from sandbox_lite.spec import MIB
 
@@ -236,6 +236,7 @@ class AsyncSandbox:
     def _own(self, sandbox: Sandbox) -> None:
         self._sandbox = sandbox
         self._turns: dict[str, asyncio.Lock] = {}
+        self._waits: Waits | None = None
 
     @classmethod
     def around(cls, sandbox: Sandbox) -> Self:
@@ -275,12 +276,19 @@ class AsyncSandbox:
         except asyncio.CancelledError:
             await self.close()
             raise
+        # from one call to the next
+        self._waits = Waits.held()
         return self
 
     async def close(self) -> None:
         """End every process of the sandbox and drop its files; see `Sandbox.close`."""
         # in a thread: calls that are under way in this one must see the end before it is over
-        await in_thread("closing", self._sandbox.close, surely=True)
+        waits, self._waits = self._waits, None
+        try:
+            await in_thread("closing", self._sandbox.close, surely=True)
+        finally:
+            if waits is not None:
+                waits.release()
 
     def begin(self) -> bool:
         """See `Sandbox.begin`."""
