@@ -18,6 +18,9 @@ from sandbox_lite.spec import (
 )
 
 if TYPE_CHECKING:
+    from sandbox_lite.agent.aio import AsyncAgent
+    from sandbox_lite.agent.loop import Agent
+    from sandbox_lite.agent.model import AsyncModel, Model, ModelSettings
     from sandbox_lite.jail.aio import AsyncSandbox
     from sandbox_lite.jail.pool import Pool
     from sandbox_lite.jail.sandbox import Sandbox
@@ -26,11 +29,16 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "Agent",
+    "AsyncAgent",
+    "AsyncModel",
     "AsyncSandbox",
     "CommandResult",
     "Enforcement",
     "LimitState",
     "Limits",
+    "Model",
+    "ModelSettings",
     "Mount",
     "Outcome",
     "Pool",
@@ -44,22 +52,24 @@ __all__ = [
 ]
 
 
+_LAZY = {
+    "Agent": "sandbox_lite.agent.loop",
+    "AsyncAgent": "sandbox_lite.agent.aio",
+    "AsyncModel": "sandbox_lite.agent.model",
+    "AsyncSandbox": "sandbox_lite.jail.aio",
+    "Model": "sandbox_lite.agent.model",
+    "ModelSettings": "sandbox_lite.agent.model",
+    "Pool": "sandbox_lite.jail.pool",
+    "Sandbox": "sandbox_lite.jail.sandbox",
+    "Snapshot": "sandbox_lite.jail.snapshots",
+}
+
+
 def __getattr__(name: str) -> object:
     """Import what starts sandboxes when it is asked for: whoever wants a type pays nothing."""
-    if name == "AsyncSandbox":
-        from sandbox_lite.jail.aio import AsyncSandbox
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib
 
-        return AsyncSandbox
-    if name == "Pool":
-        from sandbox_lite.jail.pool import Pool
-
-        return Pool
-    if name == "Sandbox":
-        from sandbox_lite.jail.sandbox import Sandbox
-
-        return Sandbox
-    if name == "Snapshot":
-        from sandbox_lite.jail.snapshots import Snapshot
-
-        return Snapshot
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found: object = getattr(importlib.import_module(_LAZY[name]), name)
+    return found

@@ -18,9 +18,12 @@ from sandbox_lite.jail.network import packages
 from sandbox_lite.jail.rootfs import debian, recipe
 from sandbox_lite.jail.rootfs.store import Store
 from sandbox_lite.jail.sandbox import Sandbox
+from tests.faces import FACES, made
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from tests.faces import FaceName
 
 MUST_WORK = os.environ.get("SANDBOX_LITE_MUST_WORK") == "1"
 """Set in CI: what the host lacks is then a failure, never a skip."""
@@ -128,6 +131,20 @@ def home(rootfs_home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def sandbox(home: Path) -> Iterator[Sandbox]:
     """An open sandbox on `minimal`."""
     with Sandbox("minimal", limits=Limits.of(timeout=15)) as opened:
+        yield opened
+
+
+@pytest.fixture(params=FACES, scope="session")
+def face(request: pytest.FixtureRequest) -> FaceName:
+    """Which face of the sandbox: every test that asks for it runs over both."""
+    name: FaceName = request.param
+    return name
+
+
+@pytest.fixture
+def either(home: Path, face: FaceName) -> Iterator[Sandbox]:
+    """An open sandbox on `minimal`, with either face."""
+    with made(face, "minimal", limits=Limits.of(timeout=15)) as opened:
         yield opened
 
 

@@ -126,3 +126,34 @@ class FakeSandbox:
             merged_bytes=stdout + stderr,
             cwd=str(self.workdir),
         )
+
+
+class AsyncFakeFiles:
+    def __init__(self, files: FakeFiles) -> None:
+        self._files = files
+
+    async def read(self, path: str, *, max_bytes: int | None = None) -> bytes:
+        return self._files.read(path, max_bytes=max_bytes)
+
+    async def write(self, path: str, data: bytes | str) -> None:
+        self._files.write(path, data)
+
+    async def list(self, path: str) -> Sequence[FakeEntry]:
+        return self._files.list(path)
+
+
+class AsyncFakeSandbox:
+    """The same for asyncio."""
+
+    def __init__(self, sandbox: FakeSandbox) -> None:
+        self._sandbox = sandbox
+        self.files = AsyncFakeFiles(sandbox.files)
+
+    async def run(
+        self,
+        command: str,
+        *,
+        timeout: float | None = None,
+        on_output: Callable[[str, bytes], None] | None = None,
+    ) -> CommandResult:
+        return self._sandbox.run(command, timeout=timeout, on_output=on_output)

@@ -1,138 +1,22 @@
-"""The loop: ask the model, answer its calls, append, until a reason to stop.
-
-`messages` only ever grows. Who draws is told through callbacks; why a run ended is data.
-"""
+"""The agent: a model at work in a sandbox, for a caller who waits in his own thread."""
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
-import shlex
-import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sandbox_lite.agent import prompt as prompts
-from sandbox_lite.agent import tools
-from sandbox_lite.agent.tools import Observation, ToolCall, ToolContext
-from sandbox_lite.agent.trajectory import Seconds, Step, StopReason, Tokens, Trajectory, now
-from sandbox_lite.errors import (
-    ContextLengthError,
-    HostError,
-    ModelError,
-    SandboxClosedError,
-    SandboxLiteError,
-    SpecError,
-)
-from sandbox_lite.spec import KIB
+from sandbox_lite.agent.episode import AgentLimits, Episode
+from sandbox_lite.agent.model import Chat
+from sandbox_lite.agent.tools import Computer
+from sandbox_lite.agent.work import finish
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from sandbox_lite.agent.trajectory import Step, Trajectory
 
-    from sandbox_lite.agent.completion import Completion, Message
-    from sandbox_lite.agent.model import Chat
-    from sandbox_lite.agent.prompt import Prompt
-    from sandbox_lite.agent.tools import Computer
-    from sandbox_lite.agent.trajectory import TrajectoryWriter
-    from sandbox_lite.spec import Enforcement, NetworkRequest, SandboxSpec
-
-FIRST_SHRUNK_TOKENS = 4096
-LEAST_TOKENS = 256
-"""A completion budget below this is no use: a call would be cut off."""
-
-ANSWER_BYTES = 256 * KIB
-
-_REMINDER = (
-    "Your message called no tool. Every message must call one: `execute_bash` or "
-    "`str_replace_editor` to go on, `submit` when the results are in {output_dir}. Nobody will "
-    "answer questions."
-)
-_CUT_OFF = (
-    "Your message was cut off at its length limit before it called a tool. Be brief, and write "
-    "long files in several parts."
-)
+__all__ = ["Agent", "AgentLimits"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AgentLimits:
-    """Bounds of one run."""
-
-    steps: int = 100
-    """Messages of the model."""
-    tokens: int | None = None
-    """Prompt and completion of all steps together, as they are billed."""
-    seconds: float | None = 3600.0
-    """Wall time of the whole run."""
-    silent: int = 3
-    """Messages in a row without a tool call."""
-
-    def __post_init__(self) -> None:
-        for name, value in (("steps", self.steps), ("tokens", self.tokens)):
-            if value is not None and value < 1:
-                raise SpecError(f"the limit of {name} must be positive, not {value}")
-        if self.seconds is not None and not self.seconds > 0:
-            raise SpecError(f"the limit of seconds must be positive, not {self.seconds}")
-
-
-def make_directories(sandbox: Computer, directories: Sequence[str]) -> None:
-    """Make the directories of a task, and go to the first.
-
-    Raises:
-        CommandFailedError: One of them cannot be made.
-    """
-    words = " ".join(shlex.quote(directory) for directory in directories)
-    sandbox.run(f"mkdir -p -- {words} && cd -- {shlex.quote(directories[0])}").check()
-
-
-class Agent:
+class Agent(Episode[Computer, Chat]):
     """A model at work in one sandbox, on one task."""
-
-    def __init__(
-        self,
-        sandbox: Computer,
-        model: Chat,
-        prompt: Prompt | None = None,
-        limits: AgentLimits | None = None,
-        *,
-        model_name: str = "",
-        context: ToolContext | None = None,
-        writer: TrajectoryWriter | None = None,
-        on_call: Callable[[ToolCall], None] | None = None,
-        on_step: Callable[[Step], None] | None = None,
-    ) -> None:
-        """Take the parts.
-
-        Args:
-            sandbox: Where the calls are executed.
-            model: Who is asked.
-            prompt: None is the default one.
-            limits: None is the default ones.
-            model_name: For the record.
-            context: Time and room of the tools, and who hears their output.
-            writer: Where each step is recorded at once.
-            on_call: Told of a call before it is executed.
-            on_step: Told of a step when it is complete.
-        """
-        self._sandbox = sandbox
-        self._model = model
-        self._prompt = prompt or prompts.load()
-        self._limits = limits or AgentLimits()
-        self._context = context or ToolContext()
-        self._writer = writer
-        self._on_call = on_call
-        self._on_step = on_step
-        self._model_name = model_name or getattr(getattr(model, "settings", None), "model", "")
-        self.messages: list[Message] = []
-        self._begin_at = 0.0
-        self._budget: int | None = None
-        self._silent = 0
-        self._requests = 0
-        self._record = Trajectory(task="")
-
-    @property
-    def trajectory(self) -> Trajectory:
-        """What happened so far."""
-        return self._record
 
     def run(self, task: str) -> Trajectory:
         """Work on a task until it is submitted or a limit is reached.
@@ -141,15 +25,7 @@ class Agent:
             All that happened, also when the model's server, the sandbox or the writing of the
             record failed (`error` and `hint` say how) or Ctrl-C was pressed (`INTERRUPTED`).
         """
-        stop, error = StopReason.INTERRUPTED, None
-        try:
-            self.begin(task)
-            stop = self._loop()
-        except KeyboardInterrupt:
-            pass
-        except SandboxLiteError as caught:
-            stop, error = self._reason(caught), caught
-        return self._end(stop, error)
+        return finish(self.run_work(task))
 
     def begin(self, task: str) -> None:
         """Make the task's directories; start the conversation and the record.
@@ -157,27 +33,7 @@ class Agent:
         Raises:
             SandboxLiteError: The sandbox failed, or the record could not be written.
         """
-        system, instance = self._prompt.render(task)
-        first = [{"role": "system", "content": system}] if system else []
-        remaining = self._remaining(self._limits.steps)
-        self.messages[:] = [*first, {"role": "user", "content": f"{instance}\n\n{remaining}"}]
-        self._begin_at = time.monotonic()
-        self._budget, self._silent = None, 0
-        spec: SandboxSpec | None = getattr(self._sandbox, "spec", None)
-        enforcement: Enforcement | None = getattr(self._sandbox, "enforcement", None)
-        self._record = Trajectory(
-            task=task,
-            model=self._model_name,
-            system_prompt=system,
-            instance_prompt=instance,
-            directories=self._prompt.directories,
-            started=now(),
-            spec=spec,
-            enforcement=enforcement,
-        )
-        if self._writer is not None:
-            self._writer.begin(self._record)
-        make_directories(self._sandbox, self._prompt.directories)
+        finish(self.begin_work(task))
 
     def step(self) -> Step:
         """Ask the model once and execute what it calls.
@@ -186,174 +42,4 @@ class Agent:
             ModelError: The model's server failed; nothing was appended.
             SandboxLiteError: The sandbox failed; what was done before it is recorded.
         """
-        completion = self._complete()
-        self.messages.append(completion.message)
-        observations: list[Observation] = []
-        started = time.monotonic()
-        try:
-            self._answer(completion.calls, observations)
-        finally:  # also on Ctrl-C and when the sandbox fails: what was done stays on record
-            for call in completion.calls[len(observations) :]:
-                text = "Error: not finished: the run was interrupted."
-                observations.append(Observation(call_id=call.id, content=text, is_error=True))
-            step = self._append(completion, tuple(observations), time.monotonic() - started)
-        return step
-
-    def _loop(self) -> StopReason:
-        while True:
-            reason = self._limit()
-            if reason is not None:
-                return reason
-            step = self.step()
-            if any(observation.final for observation in step.observations):
-                return StopReason.SUBMITTED
-
-    def _limit(self) -> StopReason | None:
-        tokens = self._record.tokens
-        if self._silent >= self._limits.silent:
-            return StopReason.NO_TOOL_CALL
-        if len(self._record.steps) >= self._limits.steps:
-            return StopReason.STEP_LIMIT
-        if self._limits.tokens is not None and (
-            tokens.prompt + tokens.completion >= self._limits.tokens
-        ):
-            return StopReason.TOKEN_LIMIT
-        left = self._seconds_left()
-        return StopReason.TIME_LIMIT if left is not None and left <= 0 else None
-
-    def _seconds_left(self) -> float | None:
-        if self._limits.seconds is None:
-            return None
-        return self._limits.seconds - (time.monotonic() - self._begin_at)
-
-    def _complete(self) -> Completion:
-        """Ask; where the context is full, ask for less before giving up."""
-        while True:
-            try:
-                return self._model.complete(
-                    self.messages,
-                    tools.schemas(),
-                    max_tokens=self._budget,
-                    timeout=self._seconds_left(),
-                )
-            except ContextLengthError:
-                settings = getattr(self._model, "settings", None)
-                asked = self._budget or getattr(settings, "max_tokens", None)
-                smaller = min(asked // 2, FIRST_SHRUNK_TOKENS) if asked else FIRST_SHRUNK_TOKENS
-                if smaller < LEAST_TOKENS:
-                    raise
-                self._budget = smaller  # for good: the conversation never gets shorter
-
-    def _answer(self, calls: tuple[ToolCall, ...], observations: list[Observation]) -> None:
-        for call in calls:
-            if any(observation.final for observation in observations):
-                text = "Error: not executed: the task was submitted before."
-                observations.append(Observation(call_id=call.id, content=text, is_error=True))
-                continue
-            if self._on_call is not None:
-                self._on_call(call)
-            context = dataclasses.replace(self._context, seconds_left=self._seconds_left())
-            observations.append(tools.call(self._sandbox, call, context))
-
-    def _append(
-        self, completion: Completion, observations: tuple[Observation, ...], seconds: float
-    ) -> Step:
-        index = len(self._record.steps) + 1
-        note = self._note(completion, index)
-        if observations:
-            contents = [observation.content for observation in observations]
-            contents[-1] += f"\n\n{note}"
-            self.messages += [
-                {"role": "tool", "tool_call_id": observation.call_id, "content": content}
-                for observation, content in zip(observations, contents, strict=True)
-            ]
-        else:
-            self.messages.append({"role": "user", "content": note})
-        self._silent = 0 if completion.calls else self._silent + 1
-        step = Step(
-            index=index,
-            thought=completion.text,
-            reasoning=completion.reasoning,
-            calls=completion.calls,
-            observations=observations,
-            note=note,
-            finish_reason=completion.finish_reason,
-            tokens=self._tokens(completion),
-            seconds=Seconds(model=completion.seconds, environment=seconds),
-            requests=self._fresh_requests(),
-        )
-        self._record = dataclasses.replace(self._record, steps=(*self._record.steps, step))
-        if self._writer is not None:
-            self._writer.step(step)
-        if self._on_step is not None:
-            self._on_step(step)
-        return step
-
-    def _fresh_requests(self) -> tuple[NetworkRequest, ...]:
-        requests = getattr(self._sandbox, "requests", None)
-        fresh: tuple[NetworkRequest, ...] = () if requests is None else requests(self._requests)
-        self._requests += len(fresh)
-        return fresh
-
-    def _note(self, completion: Completion, index: int) -> str:
-        remaining = self._remaining(self._limits.steps - index)
-        if completion.calls:
-            return remaining
-        text = _CUT_OFF if completion.finish_reason == "length" else _REMINDER
-        return text.replace("{output_dir}", self._prompt.output_dir) + f"\n\n{remaining}"
-
-    def _remaining(self, steps: int) -> str:
-        if steps == 1:
-            where = self._prompt.output_dir
-            return f"[1 step remaining: the results must be in {where} now; call `submit`]"
-        return f"[{steps} steps remaining]"
-
-    def _tokens(self, completion: Completion) -> Tokens:
-        usage, environment = completion.usage, 0
-        if self._record.steps:
-            last = self._record.steps[-1].tokens
-            # reasoning that the template leaves out of the history can make this negative
-            environment = max(0, usage.prompt_tokens - last.prompt - last.completion)
-        return Tokens(
-            prompt=usage.prompt_tokens,
-            completion=usage.completion_tokens,
-            environment=environment,
-            estimated=usage.estimated,
-        )
-
-    def _reason(self, error: SandboxLiteError) -> StopReason:
-        if isinstance(error, ContextLengthError):
-            return StopReason.CONTEXT_FULL
-        if isinstance(error, ModelError):
-            left = self._seconds_left()
-            late = left is not None and left <= 0
-            return StopReason.TIME_LIMIT if late else StopReason.MODEL_ERROR
-        if isinstance(error, SandboxClosedError) and error.expired:
-            return StopReason.TIME_LIMIT
-        return StopReason.SANDBOX_ERROR
-
-    def _end(self, stop: StopReason, error: SandboxLiteError | None) -> Trajectory:
-        self._record = dataclasses.replace(
-            self._record,
-            stop=stop,
-            answer=self._read_answer(),
-            error=None if error is None else error.message,
-            hint=None if error is None else error.hint,
-        )
-        if self._writer is not None:
-            try:
-                self._writer.end(self._record)
-            except HostError as unwritten:  # the run itself must not be lost with its record
-                self._record = dataclasses.replace(
-                    self._record,
-                    error=self._record.error or unwritten.message,
-                    hint=self._record.hint or unwritten.hint,
-                )
-        return self._record
-
-    def _read_answer(self) -> str | None:
-        path = f"{self._prompt.output_dir.rstrip('/')}/answer.txt"
-        with contextlib.suppress(SandboxLiteError):
-            data = self._sandbox.files.read(path)
-            return data[:ANSWER_BYTES].decode(errors="replace").strip()
-        return None
+        return finish(self.step_work())

@@ -9,22 +9,25 @@ from __future__ import annotations
 
 import threading
 import time
-from contextlib import AbstractContextManager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlsplit
 
+from sandbox_lite.agent import client
+from sandbox_lite.agent.client import DEADLINE, OutOfTimeError, host_of
 from sandbox_lite.agent.completion import REASONING, completion_of
 from sandbox_lite.agent.server_errors import TOKEN_NAMES, described, refused_name
-from sandbox_lite.errors import HostError, ModelError, SpecError
+from sandbox_lite.agent.work import answer, finish, follow
+from sandbox_lite.errors import ModelError, SpecError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Awaitable, Mapping, Sequence
 
-    import httpx2
     import openai
 
     from sandbox_lite.agent.completion import Completion, Message
+    from sandbox_lite.agent.work import Work
 
 
 _refused: dict[tuple[str, str], frozenset[str]] = {}
@@ -79,39 +82,8 @@ class Chat(Protocol):
         """Return the next message; see `Model.complete`."""
 
 
-class _OutOfTimeError(BaseException):
-    """No `Exception`: the openai client would wait and try again after any of those."""
-
-
-class _Deadline(threading.local):
-    """Until when the call of this thread must have its answer."""
-
-    at: float | None = None
-
-    def left(self) -> float | None:
-        return None if self.at is None else self.at - time.monotonic()
-
-
-class Model(AbstractContextManager["Model"]):
-    """A model behind an OpenAI-compatible server."""
-
-    def __init__(self, settings: ModelSettings) -> None:
-        self.settings = settings
-        self._deadline = _Deadline()
-        self._client = _client(settings, self._deadline)
-        self._base_url = str(self._client.base_url)
-
-    def __exit__(self, *args: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close the connections."""
-        self._client.close()
-
-    @property
-    def refused(self) -> frozenset[str]:
-        """Names of parameters that this model's server refused, so that they are not sent."""
-        return _refused.get((self._base_url, self.settings.model), frozenset())
+class AsyncChat(Protocol):
+    """What the loop needs of a model that is asyncio's."""
 
     def complete(
         self,
@@ -120,29 +92,43 @@ class Model(AbstractContextManager["Model"]):
         *,
         max_tokens: int | None = None,
         timeout: float | None = None,
-    ) -> Completion:
-        """Return the model's next message.
+    ) -> Awaitable[Completion]:
+        """Return the next message; see `Model.complete`."""
 
-        Args:
-            messages: The conversation.
-            tools: Schemas of what the model may call.
-            max_tokens: Bound of this completion; None takes that of the settings.
-            timeout: Seconds left for the caller, retries included.
 
-        Raises:
-            ContextLengthError: Conversation and completion do not fit the model.
-            ModelError: The server failed, after retries where those could help.
-        """
+class _Server:
+    """A model behind an OpenAI-compatible server: what `Model` and `AsyncModel` have in common."""
+
+    def __init__(self, settings: ModelSettings, client: openai.OpenAI | openai.AsyncOpenAI) -> None:
+        self.settings = settings
+        self._openai = client
+        self._base_url = str(client.base_url)
+
+    def _pause(self, seconds: float) -> Awaitable[None] | None:
+        raise NotImplementedError
+
+    @property
+    def refused(self) -> frozenset[str]:
+        """Names of parameters that this model's server refused, so that they are not sent."""
+        return _refused.get((self._base_url, self.settings.model), frozenset())
+
+    def _complete(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Mapping[str, object]],
+        max_tokens: int | None,
+        timeout: float | None,
+    ) -> Work[Completion]:
         started = time.monotonic()
-        self._deadline.at = None if timeout is None else started + timeout
+        DEADLINE.set(None if timeout is None else started + timeout)
         for attempt in range(self.settings.max_retries + 1):
-            answer = self._create(messages, tools, max_tokens)
+            created = yield from self._create(messages, tools, max_tokens)
             try:
-                return completion_of(answer, messages, time.monotonic() - started)
+                return completion_of(created, messages, time.monotonic() - started)
             except ModelError as error:
                 if not error.retryable or attempt == self.settings.max_retries:
                     raise self._without_key(error) from None
-            time.sleep(min(8.0, 0.25 * 2**attempt))
+            yield from answer(self._pause(min(8.0, 0.25 * 2**attempt)))
         raise AssertionError("unreachable")
 
     def _create(
@@ -150,7 +136,7 @@ class Model(AbstractContextManager["Model"]):
         messages: Sequence[Message],
         tools: Sequence[Mapping[str, object]],
         max_tokens: int | None,
-    ) -> object:
+    ) -> Work[object]:
         """Ask once, or again without what the server will not take."""
         import httpx2
         import openai
@@ -158,7 +144,7 @@ class Model(AbstractContextManager["Model"]):
         while True:
             parameters = self._parameters(messages, tools, max_tokens)
             try:
-                return self._client.chat.completions.create(**parameters)
+                return (yield from answer(self._openai.chat.completions.create(**parameters)))
             except openai.APIStatusError as error:
                 name = refused_name(error, parameters)
                 if name is None:
@@ -171,7 +157,7 @@ class Model(AbstractContextManager["Model"]):
                 UnicodeEncodeError,
             ) as error:
                 raise self._mapped(error) from error
-            except _OutOfTimeError as error:
+            except OutOfTimeError as error:
                 raise ModelError(
                     f"{self._base_url} did not answer in the time that was left",
                     hint="give the run more time",
@@ -188,7 +174,7 @@ class Model(AbstractContextManager["Model"]):
     ) -> dict[str, Any]:
         refused = self.refused
         wanted: dict[str, Any] = {"temperature": self.settings.temperature}
-        names = TOKEN_NAMES[::-1] if _host(self._base_url) == "api.openai.com" else TOKEN_NAMES
+        names = TOKEN_NAMES[::-1] if host_of(self._base_url) == "api.openai.com" else TOKEN_NAMES
         for name in names:
             if name not in refused:
                 wanted[name] = max_tokens or self.settings.max_tokens
@@ -218,91 +204,85 @@ class Model(AbstractContextManager["Model"]):
         return self._without_key(found)
 
     def _without_key(self, found: ModelError) -> ModelError:
-        for secret in (self.settings.api_key, self._client.api_key):
+        for secret in (self.settings.api_key, self._openai.api_key):
             if secret and len(secret) >= 8:
                 found.message = found.message.replace(secret, "***")
         return found
 
 
-def _client(settings: ModelSettings, deadline: _Deadline) -> openai.OpenAI:
-    try:
-        import openai
-    except ImportError as error:
-        raise HostError(
-            "the openai package is not installed", hint="pip install 'sandbox-lite[agent]'"
-        ) from error
-    key = settings.api_key
-    if settings.base_url is not None and key is None:
-        import os
+class Model(_Server, AbstractContextManager["Model"]):
+    """A model behind an OpenAI-compatible server."""
 
-        key = os.environ.get("OPENAI_API_KEY") or "none"  # the client insists on one
-    try:
-        return openai.OpenAI(
-            api_key=key,
-            base_url=settings.base_url,
-            timeout=_timeouts(settings.timeout),
-            max_retries=settings.max_retries,
-            http_client=_http_client(_host(settings.base_url or ""), deadline),
-        )
-    except openai.OpenAIError as error:
-        raise ModelError(
-            "no API key is set",
-            hint="set OPENAI_API_KEY, or name a server of your own with --base-url",
-        ) from error
+    def __init__(self, settings: ModelSettings) -> None:
+        self._client = client.blocking(**_of_server(settings))
+        super().__init__(settings, self._client)
 
+    def __exit__(self, *args: object) -> None:
+        self.close()
 
-def _timeouts(seconds: float) -> httpx2.Timeout:
-    import httpx2
+    def close(self) -> None:
+        """Close the connections."""
+        self._client.close()
 
-    return httpx2.Timeout(seconds, connect=min(10.0, seconds))
+    def complete(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Mapping[str, object]],
+        *,
+        max_tokens: int | None = None,
+        timeout: float | None = None,
+    ) -> Completion:
+        """Return the model's next message.
 
+        Args:
+            messages: The conversation.
+            tools: Schemas of what the model may call.
+            max_tokens: Bound of this completion; None takes that of the settings.
+            timeout: Seconds left for the caller, retries included.
 
-def _http_client(host: str, deadline: _Deadline) -> httpx2.Client:
-    """Return a client that bounds the time of a whole answer, where time-outs bound each part.
+        Raises:
+            ContextLengthError: Conversation and completion do not fit the model.
+            ModelError: The server failed, after retries where those could help.
+        """
+        return finish(self._complete(messages, tools, max_tokens, timeout))
 
-    A server that sends one byte now and then would else hold a call for ever.
-    """
-    import httpx2
-    import openai
-
-    class Bounded(httpx2.SyncByteStream):
-        def __init__(self, stream: httpx2.SyncByteStream, seconds: float | None) -> None:
-            self._stream = stream
-            self._end = None if seconds is None else time.monotonic() + seconds
-
-        def __iter__(self) -> Iterator[bytes]:
-            for part in self._stream:
-                if self._end is not None and time.monotonic() > self._end:
-                    raise httpx2.ReadTimeout("the answer was not complete in time")
-                yield part
-
-        def close(self) -> None:
-            self._stream.close()
-
-    def shorten(request: httpx2.Request) -> None:
-        left = deadline.left()
-        if left is not None:
-            if left <= 0:
-                raise _OutOfTimeError
-            times = request.extensions.get("timeout", {})
-            request.extensions["timeout"] = {
-                name: left if seconds is None else min(seconds, left)
-                for name, seconds in times.items()
-            }
-
-    def bound(response: httpx2.Response) -> None:
-        seconds = response.request.extensions.get("timeout", {}).get("read")
-        response.stream = Bounded(cast("httpx2.SyncByteStream", response.stream), seconds)
-
-    return openai.DefaultHttpxClient(
-        # a proxy for the world outside would be asked for this machine's own server
-        trust_env=host not in ("localhost", "127.0.0.1", "::1"),
-        event_hooks={"request": [shorten], "response": [bound]},
-    )
+    def _pause(self, seconds: float) -> None:
+        time.sleep(seconds)
 
 
-def _host(url: str) -> str:
-    try:
-        return urlsplit(url).hostname or ""
-    except ValueError:
-        return ""
+class AsyncModel(_Server, AbstractAsyncContextManager["AsyncModel"]):
+    """`Model` for asyncio, for any number of conversations at once on one loop."""
+
+    def __init__(self, settings: ModelSettings) -> None:
+        self._client = client.asynchronous(**_of_server(settings))
+        super().__init__(settings, self._client)
+
+    async def __aexit__(self, *args: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._client.close()
+
+    async def complete(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Mapping[str, object]],
+        *,
+        max_tokens: int | None = None,
+        timeout: float | None = None,
+    ) -> Completion:
+        """Return the model's next message; see `Model.complete`."""
+        return await follow(self._complete(messages, tools, max_tokens, timeout))
+
+    def _pause(self, seconds: float) -> Awaitable[None]:
+        import asyncio
+
+        return asyncio.sleep(seconds)
+
+
+def _of_server(settings: ModelSettings) -> dict[str, Any]:
+    return {
+        "base_url": settings.base_url, "api_key": settings.api_key, "timeout": settings.timeout,
+        "max_retries": settings.max_retries,
+    }  # fmt: skip

@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 from sandbox_lite.agent import tools
 from sandbox_lite.agent.comparison import difference, parse, same_output
-from sandbox_lite.agent.loop import make_directories
+from sandbox_lite.agent.episode import make_directories
 from sandbox_lite.agent.tools import ToolContext
+from sandbox_lite.agent.work import answer, finish, follow
 from sandbox_lite.errors import TaskError
 from sandbox_lite.spec import MIB
 
@@ -28,8 +29,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from sandbox_lite.agent.tools import Computer, Observation, ToolCall
+    from sandbox_lite.agent.tools import AnyComputer, AsyncComputer, Computer, Observation, ToolCall
     from sandbox_lite.agent.trajectory import Step, Trajectory
+    from sandbox_lite.agent.work import Work
 
 KINDS = (
     "package version",
@@ -204,17 +206,39 @@ def replay(
     Raises:
         SandboxLiteError: The sandbox failed.
     """
+    return finish(_replayed(trajectory, sandbox, expectations, context, on_step))
+
+
+async def replay_async(
+    trajectory: Trajectory,
+    sandbox: AsyncComputer,
+    expectations: Sequence[Expectation] = (),
+    *,
+    context: ToolContext | None = None,
+    on_step: Callable[[Replayed], None] | None = None,
+) -> ReplayReport:
+    """Do what `replay` does, for asyncio."""
+    return await follow(_replayed(trajectory, sandbox, expectations, context, on_step))
+
+
+def _replayed(
+    trajectory: Trajectory,
+    sandbox: AnyComputer,
+    expectations: Sequence[Expectation],
+    context: ToolContext | None,
+    on_step: Callable[[Replayed], None] | None,
+) -> Work[ReplayReport]:
     roomy = replace(
         context or ToolContext(timeout_seconds=900.0), max_lines=10**9, max_bytes=64 * MIB
     )
-    make_directories(sandbox, trajectory.directories)
+    yield from make_directories(sandbox, trajectory.directories)
     done: list[Replayed] = []
     for step in trajectory.steps:
         known = [one for one in expectations if one.step == step.index]
         for call, observation in zip(step.calls, step.observations, strict=True):
             if trajectory.source == "published":
-                _go_back(sandbox, trajectory.directories[0], call)
-            done.append(_again(step, call, observation, sandbox, known, roomy))
+                yield from _go_back(sandbox, trajectory.directories[0], call)
+            done.append((yield from _again(step, call, observation, sandbox, known, roomy)))
             if on_step is not None:
                 on_step(done[-1])
     indexes = {step.index for step in trajectory.steps}
@@ -228,23 +252,23 @@ def replay(
     )
 
 
-def _go_back(sandbox: Computer, directory: str, call: ToolCall) -> None:
+def _go_back(sandbox: AnyComputer, directory: str, call: ToolCall) -> Work[None]:
     """Go to where the recorder's fresh shell started."""
     found = tools.find(call.name)
     if found is not None and found.name == "execute_bash":
-        sandbox.run(f"cd -- {shlex.quote(directory)}", timeout=60)
+        yield from answer(sandbox.run(f"cd -- {shlex.quote(directory)}", timeout=60))
 
 
 def _again(
     step: Step,
     call: ToolCall,
     observation: Observation,
-    sandbox: Computer,
+    sandbox: AnyComputer,
     known: Sequence[Expectation],
     context: ToolContext,
-) -> Replayed:
+) -> Work[Replayed]:
     started = time.monotonic()
-    seen = tools.call(sandbox, call, context)
+    seen = yield from tools.call_work(sandbox, call, context)
     seconds = time.monotonic() - started
     tool = tools.find(call.name)
     name = tool.name if tool else call.name

@@ -3,74 +3,43 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Self, TypeVar
+import contextlib
+import errno
+from functools import partial
+from typing import TYPE_CHECKING, Self
 
+from sandbox_lite.errors import FileAccessError
+from sandbox_lite.jail.coroutines import Waits, follow, in_thread
 from sandbox_lite.jail.sandbox import Sandbox
+from sandbox_lite.spec import MIB
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Mapping, Sequence
-    from typing import Any
+    from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 
+    from sandbox_lite.jail.changes import Change
     from sandbox_lite.jail.egress.serving import Egress
     from sandbox_lite.jail.files import FileEntry, Files
-    from sandbox_lite.jail.steps import Steps, Wait
+    from sandbox_lite.jail.interaction import Interaction
+    from sandbox_lite.jail.rootfs.store import Progress, RootfsInfo, Store
+    from sandbox_lite.jail.shell import Shell
+    from sandbox_lite.jail.snapshots import Snapshot
     from sandbox_lite.jail.transfer import TransferReport
     from sandbox_lite.spec import (
         CommandResult,
         Enforcement,
+        Ids,
+        Limits,
+        Mount,
         NetworkRequest,
+        Publish,
         SandboxSpec,
         SandboxStats,
+        WeakerName,
     )
 
-_T = TypeVar("_T")
-
-
-async def follow(steps: Steps[_T]) -> _T:
-    """Do all the steps while the loop goes on.
-
-    A cancellation is raised in the work, which ends what it has begun; that is waited for, and a
-    second one does not cut it short.
-    """
-    error: BaseException | None = None
-    interrupted = False
-    while True:
-        try:
-            wait = next(steps) if error is None else steps.throw(error)
-        except StopIteration as ended:
-            result: _T = ended.value
-            return result
-        error = None
-        try:
-            await _elapse(wait)
-        except BaseException as caught:  # noqa: BLE001  # the work decides what becomes of it
-            # what is being ended already is, within a second or so
-            error, interrupted = None if interrupted else caught, True
-
-
-async def _elapse(wait: Wait) -> None:
-    if wait.source is None:
-        await asyncio.sleep(wait.seconds or 0.0)
-        return
-    loop = asyncio.get_running_loop()
-    ready = loop.create_future()
-    timer = None
-    if wait.seconds is not None:
-        timer = loop.call_later(wait.seconds, _settle, ready)
-    descriptor = wait.source.fileno()
-    loop.add_reader(descriptor, _settle, ready)
-    try:
-        await ready
-    finally:
-        loop.remove_reader(descriptor)
-        if timer is not None:
-            timer.cancel()
-
-
-def _settle(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)
+LONG_BYTES = MIB
+"""Of a file; to copy less takes no longer than to wake a thread and to hand it over."""
 
 
 class AsyncFiles:
@@ -81,13 +50,23 @@ class AsyncFiles:
 
     async def read(self, path: str | os.PathLike[str], *, max_bytes: int | None = None) -> bytes:
         """See `Files.read`."""
+        if max_bytes is None or max_bytes > LONG_BYTES:
+            try:
+                return self._files.read(path, max_bytes=LONG_BYTES)
+            except FileAccessError as error:
+                if error.errno != errno.EFBIG:
+                    raise
+            return await in_thread("files", lambda: self._files.read(path, max_bytes=max_bytes))
         return self._files.read(path, max_bytes=max_bytes)
 
     async def write(
         self, path: str | os.PathLike[str], data: bytes | str, *, mode: int | None = None
     ) -> None:
         """See `Files.write`."""
-        self._files.write(path, data, mode=mode)
+        if len(data) > LONG_BYTES:
+            await in_thread("files", lambda: self._files.write(path, data, mode=mode))
+        else:
+            self._files.write(path, data, mode=mode)
 
     async def list(self, path: str | os.PathLike[str] = ".") -> tuple[FileEntry, ...]:
         """See `Files.list`."""
@@ -100,7 +79,7 @@ class AsyncFiles:
     async def remove(self, path: str | os.PathLike[str], *, recursive: bool = False) -> None:
         """See `Files.remove`."""
         if recursive:
-            await asyncio.to_thread(self._files.remove, path, recursive=True)
+            await in_thread("files", lambda: self._files.remove(path, recursive=True))
         else:
             self._files.remove(path)
 
@@ -108,34 +87,173 @@ class AsyncFiles:
         self, source: str | os.PathLike[str], target: str | os.PathLike[str]
     ) -> TransferReport:
         """See `Files.upload`."""
-        return await asyncio.to_thread(self._files.upload, source, target)
+        return await in_thread("files", lambda: self._files.upload(source, target))
 
     async def download(
         self, path: str | os.PathLike[str], directory: str | os.PathLike[str]
     ) -> TransferReport:
         """See `Files.download`."""
-        return await asyncio.to_thread(self._files.download, path, directory)
+        return await in_thread("files", lambda: self._files.download(path, directory))
+
+
+class AsyncInteraction:
+    """`Interaction` for asyncio."""
+
+    def __init__(self, interaction: Interaction) -> None:
+        self._interaction = interaction
+
+    @property
+    def terminal(self) -> int:
+        """See `Interaction.terminal`."""
+        return self._interaction.terminal
+
+    @property
+    def over(self) -> bool:
+        """Whether the program has ended."""
+        return self._interaction.over
+
+    @property
+    def before(self) -> str:
+        """What the program printed before the last match of `expect`."""
+        return self._interaction.before
+
+    def send(self, data: str | bytes) -> None:
+        """Type some characters."""
+        self._interaction.send(data)
+
+    def sendline(self, line: str = "") -> None:
+        """Type a line and press Enter."""
+        self._interaction.sendline(line)
+
+    def control(self, letter: str) -> None:
+        """See `Interaction.control`."""
+        self._interaction.control(letter)
+
+    def resize(self, rows: int, columns: int) -> None:
+        """Tell the program the size of its window."""
+        self._interaction.resize(rows, columns)
+
+    def echo(self, on: bool) -> None:
+        """See `Interaction.echo`."""
+        self._interaction.echo(on)
+
+    async def expect(self, pattern: str, *, timeout: float = 30.0) -> str:
+        """See `Interaction.expect`."""
+        return await follow(self._interaction.expect_steps(pattern, timeout=timeout))
+
+    async def finish(self, *, timeout: float | None = 30.0) -> CommandResult:
+        """See `Interaction.finish`."""
+        return await follow(self._interaction.finish_steps(timeout=timeout))
+
+    async def result(self, timeout: float | None) -> CommandResult:
+        """See `Interaction.result`."""
+        return await follow(self._interaction.result_steps(timeout))
+
+
+class AsyncShell:
+    """`Shell` for asyncio: one command at a time, others take turns in the order they came."""
+
+    def __init__(self, shell: Shell, turn: asyncio.Lock) -> None:
+        self._shell = shell
+        self._turn = turn
+
+    @property
+    def name(self) -> str:
+        """Its name in the sandbox."""
+        return self._shell.name
+
+    @property
+    def cwd(self) -> str:
+        """The shell's directory, as far as it has said."""
+        return self._shell.cwd
+
+    async def run(
+        self,
+        command: str | bytes,
+        *,
+        timeout: float | None = None,
+        merge: bool = False,
+        on_output: Callable[[str, bytes], None] | None = None,
+        cancel_fd: int | None = None,
+    ) -> CommandResult:
+        """See `Shell.run`."""
+        async with self._turn:
+            return await follow(
+                self._shell.run_steps(
+                    command, timeout=timeout, merge=merge, on_output=on_output, cancel_fd=cancel_fd
+                )
+            )
+
+    @contextlib.asynccontextmanager
+    async def interact(self, command: str | bytes) -> AsyncIterator[AsyncInteraction]:
+        """See `Shell.interact`."""
+        async with self._turn:
+            with self._shell.interact(command) as interaction:
+                try:
+                    yield AsyncInteraction(interaction)
+                finally:
+                    # before the shell's own end of it, which would wait in this thread
+                    await follow(interaction.end_steps())
 
 
 class AsyncSandbox:
     """`Sandbox` for asyncio, with its names; open it with `async with`.
 
-    Thousands share one loop and one thread: only to open, to close and to move whole trees of files
-    takes a thread for that time. A call that is cancelled ends its command and keeps the shell.
+    Thousands share one loop and one thread: only to open, to close, to start a further shell and
+    to move long files takes one of a few threads for that time. A call that is cancelled ends its
+    command and keeps the shell.
     """
 
-    def __init__(self, rootfs: str | SandboxSpec = "standard", **options: Any) -> None:
-        """Ask for a sandbox; see `Sandbox` for all that can be asked for.
+    def __init__(
+        self,
+        rootfs: str | SandboxSpec | Snapshot = "standard",
+        *,
+        network: str | None = None,
+        allow: Sequence[str] = (),
+        allow_private: Sequence[str] = (),
+        publish: Mapping[int, int] | Sequence[Publish] = (),
+        workdir: str = "/testbed",
+        user: str = "root",
+        ids: Ids = "own",
+        env: Mapping[str, str] | None = None,
+        mounts: Sequence[Mount] = (),
+        limits: Limits | None = None,
+        allow_weaker: Collection[WeakerName] = (),
+        require: str | None = None,
+        store: Store | None = None,
+        snapshot: Snapshot | None = None,
+    ) -> None:
+        """Ask for a sandbox; see `Sandbox`, which takes the same.
 
         Raises:
             SpecError: The request makes no sense.
         """
-        self._sandbox = Sandbox(rootfs, **options)
+        self._own(
+            Sandbox(
+                rootfs, network=network, allow=allow, allow_private=allow_private, publish=publish,
+                workdir=workdir, user=user, ids=ids, env=env, mounts=mounts, limits=limits,
+                allow_weaker=allow_weaker, require=require, store=store, snapshot=snapshot,
+            )
+        )  # fmt: skip
+
+    def _own(self, sandbox: Sandbox) -> None:
+        self._sandbox = sandbox
         self._turns: dict[str, asyncio.Lock] = {}
+        self._waits: Waits | None = None
+
+    @classmethod
+    def around(cls, sandbox: Sandbox) -> Self:
+        """Return the face for asyncio of a sandbox that was made without, such as a pool's.
+
+        Use one of the two faces only; to close it stays with whoever opened it.
+        """
+        made = cls.__new__(cls)
+        made._own(sandbox)
+        return made
 
     async def __aenter__(self) -> Self:
-        """Open the sandbox; see `open`."""
-        return await self.open()
+        """Open the sandbox, see `open`, unless it is open already, as a fork is."""
+        return self if self._waits is not None else await self.open()
 
     async def __aexit__(self, *_: object) -> None:
         """Close the sandbox."""
@@ -143,6 +261,8 @@ class AsyncSandbox:
 
     async def open(self) -> Self:
         """Start the sandbox and its shell; see `Sandbox.open`.
+
+        Cancelled, it closes what has been started.
 
         Returns:
             Itself.
@@ -152,19 +272,30 @@ class AsyncSandbox:
             RootfsError: See there.
             LaunchError: See there.
         """
-        opening = asyncio.ensure_future(asyncio.to_thread(self._sandbox.open))
         try:
-            await asyncio.shield(opening)
+            # The kernel makes namespaces and mounts in calls that wait themselves: nothing of a
+            # start could be left to a loop but the waiting for a few pipes.
+            await in_thread("opening", self._sandbox.open)
         except asyncio.CancelledError:
-            # a start goes on to its end, so that what it made has an owner
-            await asyncio.wait((opening,))
             await self.close()
             raise
+        # from one call to the next
+        self._waits = Waits.held()
         return self
 
     async def close(self) -> None:
         """End every process of the sandbox and drop its files; see `Sandbox.close`."""
-        await asyncio.shield(asyncio.to_thread(self._sandbox.close))
+        # in a thread: calls that are under way in this one must see the end before it is over
+        waits, self._waits = self._waits, None
+        try:
+            await in_thread("closing", self._sandbox.close, surely=True)
+        finally:
+            if waits is not None:
+                waits.release()
+
+    def begin(self) -> bool:
+        """See `Sandbox.begin`."""
+        return self._sandbox.begin()
 
     async def run(
         self,
@@ -173,18 +304,22 @@ class AsyncSandbox:
         timeout: float | None = None,
         merge: bool = False,
         on_output: Callable[[str, bytes], None] | None = None,
+        cancel_fd: int | None = None,
         shell: str = "main",
     ) -> CommandResult:
         """Run a command in a persistent shell; see `Sandbox.run`.
 
         One command of a shell at a time: others wait for their turn, in the order they came.
         """
-        async with self._turns.setdefault(shell, asyncio.Lock()):
+        if not self._is_started(shell):
+            await self.shell(shell)
+        async with self._turn(shell):
             return await follow(
                 self._sandbox.run_steps(
-                    command, timeout=timeout, merge=merge, on_output=on_output, shell=shell
+                    command, timeout=timeout, merge=merge, on_output=on_output,
+                    cancel_fd=cancel_fd, shell=shell,
                 )
-            )
+            )  # fmt: skip
 
     async def exec(
         self,
@@ -195,13 +330,40 @@ class AsyncSandbox:
         cwd: str | None = None,
         timeout: float | None = None,
         on_output: Callable[[str, bytes], None] | None = None,
+        cancel_fd: int | None = None,
     ) -> CommandResult:
         """Run a program beside the shell, any number at once; see `Sandbox.exec`."""
         return await follow(
             self._sandbox.exec_steps(
-                argv, input=input, env=env, cwd=cwd, timeout=timeout, on_output=on_output
+                argv, input=input, env=env, cwd=cwd, timeout=timeout, on_output=on_output,
+                cancel_fd=cancel_fd,
             )
-        )
+        )  # fmt: skip
+
+    def _is_started(self, name: str) -> bool:
+        return name == "main" or name in self._turns
+
+    def _turn(self, name: str) -> asyncio.Lock:
+        return self._turns.setdefault(name, asyncio.Lock())
+
+    async def shell(self, name: str = "main") -> AsyncShell:
+        """Return the persistent shell of that name; see `Sandbox.shell`."""
+        start = partial(self._sandbox.shell, name)
+        started = start() if self._is_started(name) else await in_thread("shells", start)
+        return AsyncShell(started, self._turn(name))
+
+    async def end_shell(self, name: str) -> None:
+        """End the persistent shell of that name, if there is one; see `Sandbox.end_shell`."""
+        await in_thread("shells", partial(self._sandbox.end_shell, name))
+        self._turns.pop(name, None)
+
+    @contextlib.asynccontextmanager
+    async def interact(
+        self, command: str | bytes, *, shell: str = "main"
+    ) -> AsyncIterator[AsyncInteraction]:
+        """Run an interactive program on a shell's terminal; use the result with `async with`."""
+        async with (await self.shell(shell)).interact(command) as interaction:
+            yield interaction
 
     @property
     def files(self) -> AsyncFiles:
@@ -231,6 +393,63 @@ class AsyncSandbox:
     def requests(self, after: int = 0) -> tuple[NetworkRequest, ...]:
         """See `Sandbox.requests`."""
         return self._sandbox.requests(after)
+
+    @contextlib.asynccontextmanager
+    async def _alone(self) -> AsyncIterator[None]:
+        """Wait until no shell has a command, and keep all from taking one."""
+        async with contextlib.AsyncExitStack() as stack:
+            for name in sorted({"main", *self._turns}):
+                await stack.enter_async_context(self._turn(name))
+            yield
+
+    async def snapshot(self) -> Snapshot:
+        """Freeze files and shells as they are now; see `Sandbox.snapshot`."""
+        made: list[Snapshot] = []
+        async with self._alone():
+            try:
+                work = self._sandbox.snapshot
+                await in_thread("snapshots", lambda: made.append(work()), surely=True)
+            except asyncio.CancelledError:
+                for one in made:
+                    one.close()
+                raise
+        return made[0]
+
+    async def fork(self, count: int = 1) -> list[AsyncSandbox]:
+        """Return open sandboxes that begin as this one is now; see `Sandbox.fork`."""
+        made: list[AsyncSandbox] = []
+
+        def work() -> None:
+            made.extend(AsyncSandbox.around(one) for one in self._sandbox.fork(count))
+
+        async with self._alone():
+            try:
+                await in_thread("snapshots", work, surely=True)
+            except asyncio.CancelledError:
+                for one in made:
+                    await one.close()
+                raise
+        for one in made:
+            one._waits = Waits.held()
+        return made
+
+    async def rollback(self, snapshot: Snapshot) -> None:
+        """Bring files and shells back to what they were; see `Sandbox.rollback`."""
+        async with self._alone():
+            await in_thread("snapshots", partial(self._sandbox.rollback, snapshot), surely=True)
+        for name in self._turns.keys() - {"main"}:
+            del self._turns[name]
+
+    async def diff(self, snapshot: Snapshot) -> tuple[Change, ...]:
+        """Return what differs from a snapshot; see `Sandbox.diff`."""
+        async with self._alone():
+            return await in_thread("snapshots", partial(self._sandbox.diff, snapshot))
+
+    async def commit(self, name: str, *, progress: Progress | None = None) -> RootfsInfo:
+        """Make a rootfs of what the sandbox shows now; see `Sandbox.commit`."""
+        work = partial(self._sandbox.commit, name, progress=progress)
+        async with self._alone():
+            return await in_thread("snapshots", work)
 
     def stats(self) -> SandboxStats:
         """See `Sandbox.stats`."""

@@ -11,11 +11,13 @@ import time
 from typing import TYPE_CHECKING, Protocol
 
 from sandbox_lite.jail.pump import read_ready
+from sandbox_lite.jail.steps import Readable, Wait, finish
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from sandbox_lite.jail.capture import Output
+    from sandbox_lite.jail.steps import Steps
     from sandbox_lite.spec import CommandResult
 
 _SLICE_SECONDS = 0.05
@@ -23,7 +25,7 @@ _READS = 64
 
 
 class _Finish(Protocol):
-    def __call__(self, timeout: float | None) -> CommandResult: ...
+    def __call__(self, timeout: float | None) -> Steps[CommandResult]: ...
 
 
 class _Log:
@@ -43,13 +45,20 @@ class Interaction:
     """A program that runs on the sandbox's terminal, between two calls of `run`."""
 
     def __init__(
-        self, terminal: int, output: Output, *, over: Callable[[], bool], finish: _Finish
+        self,
+        terminal: int,
+        output: Output,
+        *,
+        over: Callable[[], bool],
+        finish: _Finish,
+        end: Callable[[], Steps[None]] | None = None,
     ) -> None:
         from pexpect import fdpexpect
 
         self._terminal = terminal
         self._over = over
         self._finish = finish
+        self._end = end
         self._output = output
         # pexpect's select() raises for descriptors above 1023
         self._spawn = fdpexpect.fdspawn(terminal, use_poll=True)
@@ -67,7 +76,16 @@ class Interaction:
 
     def result(self, timeout: float | None) -> CommandResult:
         """Return what happened to the program, whose terminal somebody else has read."""
+        return finish(self.result_steps(timeout))
+
+    def result_steps(self, timeout: float | None) -> Steps[CommandResult]:
+        """Return the steps of `result`, for whoever does not wait in a thread."""
         return self._finish(timeout)
+
+    def end_steps(self) -> Steps[None]:
+        """Return the steps of ending the program, if it has not ended and that is ours to do."""
+        if self._end is not None and not self._over():
+            yield from self._end()
 
     @property
     def before(self) -> str:
@@ -99,13 +117,17 @@ class Interaction:
             pexpect.TIMEOUT: It did not come in so many seconds.
             pexpect.EOF: The program ended without printing it.
         """
+        return finish(self.expect_steps(pattern, timeout=timeout))
+
+    def expect_steps(self, pattern: str, *, timeout: float = 30.0) -> Steps[str]:
+        """Return the steps of `expect`."""
         import pexpect
 
         deadline = time.monotonic() + timeout
         compiled = self._spawn.compile_pattern_list([pattern.encode(), pexpect.TIMEOUT])
         while True:
             over = self._over()
-            if self._spawn.expect_list(compiled, timeout=_SLICE_SECONDS) == 0:
+            if self._spawn.expect_list(compiled, timeout=0) == 0:
                 after = self._spawn.after
                 assert isinstance(after, bytes)
                 return after.decode(errors="replace")
@@ -113,6 +135,7 @@ class Interaction:
                 raise pexpect.EOF(f"the program ended before {pattern!r} came: {self.before!r}")
             if time.monotonic() > deadline:
                 raise pexpect.TIMEOUT(f"no {pattern!r} in {timeout} s: {self.before!r}")
+            yield Wait(Readable(self._terminal), _SLICE_SECONDS)
 
     def resize(self, rows: int, columns: int) -> None:
         """Tell the program the size of its window."""
@@ -151,23 +174,27 @@ class Interaction:
 
         Its output is the terminal's: both streams in one, lines ending with a carriage return.
         """
+        return finish(self.finish_steps(timeout=timeout))
+
+    def finish_steps(self, *, timeout: float | None = 30.0) -> Steps[CommandResult]:
+        """Return the steps of `finish`."""
         deadline = None if timeout is None else time.monotonic() + timeout
         while not self._over() and (deadline is None or time.monotonic() < deadline):
-            self._drain(_SLICE_SECONDS)
-        self._drain(0)
+            yield Wait(Readable(self._terminal), _SLICE_SECONDS)
+            self._drain()
+        self._drain()
         left = None if deadline is None else max(0.0, deadline - time.monotonic())
-        return self._finish(left)
+        return (yield from self._finish(left))
 
-    def _drain(self, seconds: float) -> None:
+    def _drain(self) -> None:
         poll = select.poll()
         poll.register(self._terminal, select.POLLIN)
         # a program may write as fast as it is read
         for _ in range(_READS):
-            data = read_ready(self._terminal) if poll.poll(seconds * 1000) else None
+            data = read_ready(self._terminal) if poll.poll(0) else None
             if not data:
                 return
             self._output.feed("stdout", data)
-            seconds = 0
 
 
 def _write_all(fd: int, data: bytes) -> None:

@@ -514,8 +514,9 @@ class Sandbox:
         merge: bool = False,
         on_output: Callable[[str, bytes], None] | None = None,
         cancel_fd: int | None = None,
+        shell: str = "main",
     ) -> CommandResult:
-        """Run a command in the persistent shell; see `Shell.run`.
+        """Run a command in a persistent shell; see `Shell.run`.
 
         Args:
             command: Any text that bash can read.
@@ -524,6 +525,7 @@ class Sandbox:
             on_output: Called with `"stdout"` or `"stderr"` and bytes while they come.
             cancel_fd: A descriptor; when it can be read, or is hung up, the command is ended and
                 `concurrent.futures.CancelledError` raised.
+            shell: The name of the shell, which is started where there is none.
 
         Returns:
             What happened; a failing or timed out command is a result.
@@ -534,9 +536,10 @@ class Sandbox:
         """
         return finish(
             self.run_steps(
-                command, timeout=timeout, merge=merge, on_output=on_output, cancel_fd=cancel_fd
+                command, timeout=timeout, merge=merge, on_output=on_output, cancel_fd=cancel_fd,
+                shell=shell,
             )
-        )
+        )  # fmt: skip
 
     def run_steps(
         self,
@@ -548,7 +551,7 @@ class Sandbox:
         cancel_fd: int | None = None,
         shell: str = "main",
     ) -> Steps[CommandResult]:
-        """Return the steps of `run`, in a shell of that name, for whoever waits in another way."""
+        """Return the steps of `run`, for whoever waits in another way."""
         seconds = self.spec.limits.timeout_seconds if timeout is None else timeout
         before = self._requests_so_far()
         steps = self.shell(shell).run_steps(
@@ -556,9 +559,11 @@ class Sandbox:
         )
         return self._with_refusals((yield from steps), before)
 
-    def interact(self, command: str | bytes) -> contextlib.AbstractContextManager[Interaction]:
-        """Run an interactive program on the shell's terminal; use the result with `with`."""
-        return self.shell().interact(command)
+    def interact(
+        self, command: str | bytes, *, shell: str = "main"
+    ) -> contextlib.AbstractContextManager[Interaction]:
+        """Run an interactive program on a shell's terminal; use the result with `with`."""
+        return self.shell(shell).interact(command)
 
     def exec(
         self,

@@ -253,16 +253,18 @@ class Shell:
         """Run a command on the shell's terminal and talk to it; see `Interaction`."""
         with self._alone(), self._call(command, tty=True) as call:
 
-            def ended(timeout: float | None) -> CommandResult:
-                return finish(self._complete(call, timeout))
-
             def over() -> bool:
                 call.pump.turn(0)
                 return call.over
 
-            yield Interaction(call.bash.terminal, call.pump.output, over=over, finish=ended)
-            if not call.over:
-                finish(self._end(call))
+            interaction = Interaction(
+                call.bash.terminal, call.pump.output,
+                over=over,
+                finish=lambda timeout: self._complete(call, timeout),
+                end=lambda: self._end(call),
+            )  # fmt: skip
+            yield interaction
+            finish(interaction.end_steps())
 
     @contextlib.contextmanager
     def _call(

@@ -2,11 +2,12 @@
 
 A `Steps` is a generator that yields a `Wait` and goes on when it was waited for; what it returns is
 the result. A thread waits by sleeping in the kernel (`finish`), a coroutine by letting its loop go
-on (`aio.follow`).
+on (`coroutines.follow`).
 """
 
 from __future__ import annotations
 
+import select
 import time
 from collections.abc import Generator
 from dataclasses import dataclass
@@ -21,6 +22,23 @@ class Source(Protocol):
 
     def block(self, seconds: float | None) -> None:
         """Wait until it is, at most so long."""
+
+
+@dataclass(frozen=True, slots=True)
+class Readable:
+    """A descriptor that becomes ready by itself."""
+
+    descriptor: int
+
+    def fileno(self) -> int:
+        """Return it."""
+        return self.descriptor
+
+    def block(self, seconds: float | None) -> None:
+        """Wait until it can be read or is hung up."""
+        poll = select.poll()
+        poll.register(self.descriptor, select.POLLIN)
+        poll.poll(None if seconds is None else max(0.0, seconds) * 1000)
 
 
 @dataclass(frozen=True, slots=True)

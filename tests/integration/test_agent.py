@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -11,25 +12,33 @@ from typing import TYPE_CHECKING
 import pytest
 
 from sandbox_lite import Limits
-from sandbox_lite.agent import tools
-from sandbox_lite.agent.loop import Agent, AgentLimits
-from sandbox_lite.agent.model import Model, ModelSettings
-from sandbox_lite.agent.replay import Verdict, replay
+from sandbox_lite.agent.loop import AgentLimits
+from sandbox_lite.agent.model import ModelSettings
+from sandbox_lite.agent.replay import Verdict
 from sandbox_lite.agent.tools import ToolCall, ToolContext
 from sandbox_lite.agent.trajectory import StopReason, TrajectoryWriter, load
-from sandbox_lite.jail.sandbox import Sandbox
+from tests import faces
 from tests.model_server import ModelServer, Scripted, says
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from sandbox_lite import Sandbox
+    from sandbox_lite.agent.model import Model
     from sandbox_lite.agent.tools import Observation
+    from tests.faces import FaceName
+
+
+@pytest.fixture
+def sandbox(either: Sandbox) -> Sandbox:
+    return either
 
 
 def ask(
     sandbox: Sandbox, name: str, context: ToolContext | None = None, /, **given: object
 ) -> Observation:
-    return tools.call(sandbox, ToolCall(id="c", name=name, arguments=json.dumps(given)), context)
+    call = ToolCall(id="c", name=name, arguments=json.dumps(given))
+    return faces.called(sandbox, call, context)
 
 
 def bash(sandbox: Sandbox, command: str, timeout: float = 15) -> str:
@@ -96,8 +105,8 @@ def test_editor_refuses_what_is_no_file(sandbox: Sandbox) -> None:
     assert "/testbed/fifo" in listed.content
 
 
-def test_full_disk_is_an_observation(home: Path) -> None:
-    with Sandbox("minimal", limits=Limits.of(disk="8MiB", timeout=10)) as sandbox:
+def test_full_disk_is_an_observation(home: Path, face: FaceName) -> None:
+    with faces.made(face, "minimal", limits=Limits.of(disk="8MiB", timeout=10)) as sandbox:
         given = {"command": "create", "path": "/testbed/f", "file_text": "x" * 9_000_000}
         seen = ask(sandbox, "str_replace_editor", **given)
         assert seen.is_error
@@ -105,8 +114,9 @@ def test_full_disk_is_an_observation(home: Path) -> None:
         assert "after" in bash(sandbox, "rm /testbed/f; echo after")
 
 
-def _model(server: ModelServer) -> Model:
-    return Model(ModelSettings(model="scripted", base_url=server.base_url, api_key="k"))
+def _model(server: ModelServer, face: FaceName) -> Model:
+    settings = ModelSettings(model="scripted", base_url=server.base_url, api_key="k")
+    return faces.model(face, settings)
 
 
 WORK = (
@@ -128,23 +138,29 @@ WORK = (
 )
 
 
-def test_task_is_solved_recorded_and_replayed(sandbox: Sandbox, home: Path, tmp_path: Path) -> None:
+def test_task_is_solved_recorded_and_replayed(
+    sandbox: Sandbox, face: FaceName, tmp_path: Path
+) -> None:
     sandbox.files.write("/testbed/input/n.txt", "1\n20\n300\n")
     path = tmp_path / "trajectory.jsonl"
-    with ModelServer(*WORK) as server, _model(server) as model, TrajectoryWriter(path) as writer:
-        run = Agent(sandbox, model, writer=writer).run("Add the numbers up.")
+    with (
+        ModelServer(*WORK) as server,
+        _model(server, face) as model,
+        TrajectoryWriter(path) as writer,
+    ):
+        run = faces.agent(face, sandbox, model, writer=writer).run("Add the numbers up.")
     assert (run.stop, run.answer) == (StopReason.SUBMITTED, "321")
     assert run.spec == sandbox.spec
     assert run.enforcement == sandbox.enforcement
     assert "/tmp\n321" in run.steps[1].observations[0].content
     record = load(path)
     assert record.steps == run.steps
-    with Sandbox("minimal") as fresh:
+    with faces.made(face, "minimal") as fresh:
         fresh.files.write("/testbed/input/n.txt", "1\n20\n300\n")
-        assert replay(record, fresh).ok
-    with Sandbox("minimal") as other:
+        assert faces.replayed(record, fresh).ok
+    with faces.made(face, "minimal") as other:
         other.files.write("/testbed/input/n.txt", "1\n20\n400\n")
-        report = replay(record, other)
+        report = faces.replayed(record, other)
     assert [step.verdict for step in report.steps] == [
         Verdict.DRIFT,
         Verdict.SAME,
@@ -153,7 +169,9 @@ def test_task_is_solved_recorded_and_replayed(sandbox: Sandbox, home: Path, tmp_
     ]
 
 
-def test_interrupt_keeps_all_that_was_done(sandbox: Sandbox, tmp_path: Path) -> None:
+def test_interrupt_keeps_all_that_was_done(
+    sandbox: Sandbox, face: FaceName, tmp_path: Path
+) -> None:
     path = tmp_path / "trajectory.jsonl"
     script = (
         says("a", ("bash", {"command": "echo partial > output/answer.txt"})),
@@ -164,9 +182,17 @@ def test_interrupt_keeps_all_that_was_done(sandbox: Sandbox, tmp_path: Path) -> 
         if b"ready" in data:
             os.kill(os.getpid(), signal.SIGINT)
 
-    with ModelServer(*script) as server, _model(server) as model, TrajectoryWriter(path) as writer:
+    with (
+        ModelServer(*script) as server,
+        _model(server, face) as model,
+        TrajectoryWriter(path) as writer,
+    ):
         context = ToolContext(on_output=press)
-        run = Agent(sandbox, model, writer=writer, context=context).run("x")
+        agent = faces.agent(face, sandbox, model, writer=writer, context=context)
+        # over asyncio Ctrl-C is the caller's, and the episode is cancelled
+        with contextlib.suppress(KeyboardInterrupt):
+            agent.run("x")
+        run = agent.trajectory
     assert run.stop is StopReason.INTERRUPTED
     assert run.answer == "partial"
     assert len(run.steps) == 2
@@ -175,15 +201,15 @@ def test_interrupt_keeps_all_that_was_done(sandbox: Sandbox, tmp_path: Path) -> 
     assert "still here" in bash(sandbox, "echo still here")
 
 
-def test_sandbox_that_is_gone_ends_the_run(home: Path) -> None:
-    sandbox = Sandbox("minimal")
+def test_sandbox_that_is_gone_ends_the_run(home: Path, face: FaceName) -> None:
+    sandbox = faces.made(face, "minimal")
 
     def closes(request: dict[str, object]) -> Scripted:
         sandbox.close()
         return says("b", ("bash", {"command": "echo never"}))
 
-    with sandbox, ModelServer(WORK[1], closes) as server, _model(server) as model:
-        run = Agent(sandbox, model, limits=AgentLimits(steps=5)).run("x")
+    with sandbox, ModelServer(WORK[1], closes) as server, _model(server, face) as model:
+        run = faces.agent(face, sandbox, model, limits=AgentLimits(steps=5)).run("x")
     assert run.stop is StopReason.SANDBOX_ERROR
     assert run.error
     assert len(run.steps) == 2

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
+import inspect
 import os
 import threading
 import time
@@ -11,9 +13,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from sandbox_lite import Limits, Outcome
-from sandbox_lite.errors import SandboxClosedError, SpecError
+from sandbox_lite import Limits, Outcome, Pool
+from sandbox_lite.errors import FileAccessError, SandboxClosedError, SpecError
+from sandbox_lite.jail import aio
 from sandbox_lite.jail.aio import AsyncSandbox
+from sandbox_lite.jail.files import Files
+from sandbox_lite.jail.interaction import Interaction
+from sandbox_lite.jail.sandbox import Sandbox
+from sandbox_lite.jail.shell import Shell
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -197,3 +204,154 @@ def test_cancelling_a_start_leaves_nothing() -> None:
     began = time.monotonic()
     asyncio.run(run())
     assert time.monotonic() - began < 20
+
+
+OTHERWISE = {
+    "__enter__": "a coroutine is entered by `async with`: __aenter__",
+    "__exit__": "the same: __aexit__",
+    "run_steps": "the machine that both faces drive",
+    "quiet": "the sandbox's own, for its snapshots",
+    "pid": "the sandbox's own, for its snapshots",
+    "exec_steps": "the same",
+    "expect_steps": "the same",
+    "finish_steps": "the same",
+    "result_steps": "the same",
+    "end_steps": "the same",
+    "connect": "a kept sandbox is another process's, and its client waits in a thread",
+    "attach": "a person's own terminal, for the command line alone",
+    "end": "of a shell: the sandbox's `end_shell`",
+    "close": "the same",
+}
+"""Names of the one face that the other lacks, each with its reason."""
+
+
+@pytest.mark.parametrize(
+    ("sync", "twin", "lacking"),
+    [
+        (
+            Sandbox,
+            aio.AsyncSandbox,
+            {"__enter__", "__exit__", "run_steps", "exec_steps", "connect"},
+        ),
+        (Files, aio.AsyncFiles, set()),
+        (Shell, aio.AsyncShell, {"run_steps", "end", "close", "quiet", "pid"}),
+        (
+            Interaction,
+            aio.AsyncInteraction,
+            {"expect_steps", "finish_steps", "result_steps", "end_steps", "attach"},
+        ),
+    ],
+)
+def test_both_faces_have_the_same_names_and_parameters(
+    sync: type, twin: type, lacking: set[str]
+) -> None:
+    ours, theirs = _public(sync), _public(twin)
+    assert lacking <= OTHERWISE.keys()
+    assert ours.keys() - theirs.keys() == lacking
+    # what the others keep as plain attributes is no member of the class
+    attributes = {"spec", "name"}
+    assert theirs.keys() - ours.keys() <= {"__aenter__", "__aexit__", "around", *attributes}
+    for name in ours.keys() & theirs.keys():
+        kinds = type(ours[name]), type(theirs[name])
+        assert kinds[0] is kinds[1], name
+        if not isinstance(ours[name], property):
+            assert _parameters(ours[name]) == _parameters(theirs[name]), name
+    if sync is Sandbox:
+        assert _parameters(sync) == _parameters(twin)
+    # what waits is a coroutine, or a block
+    waiting = {name for name, one in theirs.items() if inspect.iscoroutinefunction(one)}
+    assert waiting >= {"run", "read", "expect", "finish"} & theirs.keys()
+
+
+def _public(kind: type) -> dict[str, object]:
+    """Return what users call, by its name."""
+    blocks = ("__enter__", "__exit__", "__aenter__", "__aexit__")
+    return {
+        name: one
+        for name, one in vars(kind).items()
+        if (not name.startswith("_") or name in blocks)
+        and (callable(one) or isinstance(one, (property, staticmethod, classmethod)))
+    }
+
+
+def _parameters(function: object) -> list[tuple[str, object, object]]:
+    assert callable(function)
+    found = inspect.signature(function).parameters.values()
+    return [(one.name, one.kind, one.default) for one in found]
+
+
+def test_opening_many_takes_few_threads_and_none_of_the_loops_own() -> None:
+    async def run() -> None:
+        before = threading.active_count()
+        sandboxes = [AsyncSandbox("minimal") for _ in range(30)]
+        opening = asyncio.gather(*(one.open() for one in sandboxes))
+        most = 0
+        while not opening.done():
+            most = max(most, threading.active_count())
+            await asyncio.sleep(0.005)
+        await opening
+        assert most - before <= 2 * (len(os.sched_getaffinity(0)) + 1) + 2
+        await asyncio.gather(*(one.close() for one in sandboxes))
+
+    asyncio.run(run())
+
+
+def test_closing_that_is_cancelled_is_done_all_the_same() -> None:
+    async def run() -> None:
+        sandbox = await AsyncSandbox("minimal").open()
+        pid = sandbox.pid
+        closing = asyncio.ensure_future(sandbox.close())
+        await asyncio.sleep(0)
+        closing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await closing
+        assert not os.path.exists(f"/proc/{pid}")  # noqa: PTH110
+
+    asyncio.run(run())
+
+
+def test_long_files_let_the_loop_go_on() -> None:
+    async def work(sandbox: AsyncSandbox) -> None:
+        data = os.urandom(3 * aio.LONG_BYTES)
+        await sandbox.files.write("long", data)
+        assert await sandbox.files.read("long") == data
+        assert await sandbox.files.read("long", max_bytes=len(data)) == data
+        with pytest.raises(FileAccessError) as caught:
+            await sandbox.files.read("long", max_bytes=10)
+        assert caught.value.errno == errno.EFBIG
+        with pytest.raises(FileAccessError) as caught:
+            await sandbox.files.read("long", max_bytes=len(data) - 1)
+        assert caught.value.errno == errno.EFBIG
+
+    on(work)
+
+
+def test_a_sandbox_of_a_pool_has_this_face_too() -> None:
+    async def work(sandbox: AsyncSandbox) -> None:
+        assert (await sandbox.run("echo $0; exit 3")).exit_code == 3
+        assert (await sandbox.files.read("/etc/hostname")) is not None
+        assert sandbox.enforcement.rootfs
+
+    with Pool("minimal", size=1) as pool, pool.take() as taken:
+        asyncio.run(work(AsyncSandbox.around(taken)))
+        assert taken.run("echo still open").ok
+
+
+def test_cancelling_an_interaction_keeps_the_shell() -> None:
+    async def work(sandbox: AsyncSandbox) -> None:
+        async def talk() -> None:
+            async with sandbox.interact("cat") as cat:
+                cat.sendline("here")
+                await cat.expect("here")
+                talking.set()
+                await cat.expect("never", timeout=60)
+
+        talking = asyncio.Event()
+        task = asyncio.ensure_future(talk())
+        await asyncio.wait_for(talking.wait(), 10)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert (await sandbox.run("pgrep cat; echo on")).stdout == "on\n"
+
+    on(work)

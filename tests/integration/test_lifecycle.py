@@ -25,9 +25,12 @@ from sandbox_lite import Limits, Mount, Sandbox
 from sandbox_lite.errors import HostError, LaunchError, RootfsError, SandboxClosedError, SpecError
 from sandbox_lite.jail import janitor, layers, nests, places
 from sandbox_lite.spec import SandboxSpec
+from tests.faces import made
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from tests.faces import FaceName
 
 
 def wait_until(condition: Callable[[], bool], seconds: float) -> bool:
@@ -92,9 +95,9 @@ def test_sigkill_of_our_process_leaves_nothing_within_a_second(home: Path, upper
     assert mounts() == before
 
 
-def test_close_leaves_no_process_directory_or_descriptor(home: Path) -> None:
+def test_close_leaves_no_process_directory_or_descriptor(home: Path, face: FaceName) -> None:
     def cycle(upper: str) -> None:
-        with Sandbox(SandboxSpec(rootfs="minimal", upper=upper)) as sandbox:  # type: ignore[arg-type]
+        with made(face, SandboxSpec(rootfs="minimal", upper=upper)) as sandbox:  # type: ignore[arg-type]
             sandbox.run("sleep 1000 & setsid -f sleep 1000").check()
             sandbox.exec(["true"])
             seen.extend(descendants(os.getpid()))
@@ -114,21 +117,21 @@ def test_close_leaves_no_process_directory_or_descriptor(home: Path) -> None:
     assert not list(places.run_dir().glob(f"{os.getpid()}-*"))
 
 
-def test_sandbox_started_in_a_short_lived_thread_lives_on(home: Path) -> None:
-    made: list[Sandbox] = []
-    thread = threading.Thread(target=lambda: made.append(Sandbox("minimal").open()))
+def test_sandbox_started_in_a_short_lived_thread_lives_on(home: Path, face: FaceName) -> None:
+    boxes: list[Sandbox] = []
+    thread = threading.Thread(target=lambda: boxes.append(made(face, "minimal").open()))
     thread.start()
     thread.join()
     try:
-        assert made[0].run("echo alive").stdout == "alive\n"
-        assert made[0].exec(["echo", "too"]).stdout == "too\n"
+        assert boxes[0].run("echo alive").stdout == "alive\n"
+        assert boxes[0].exec(["echo", "too"]).stdout == "too\n"
     finally:
-        made[0].close()
+        boxes[0].close()
 
 
-def test_many_threads_with_a_sandbox_each(home: Path) -> None:
+def test_many_threads_with_a_sandbox_each(home: Path, face: FaceName) -> None:
     def work(number: int) -> str:
-        with Sandbox("minimal") as sandbox:
+        with made(face, "minimal") as sandbox:
             sandbox.run(f"x={number}").check()
             return sandbox.run("echo $x").stdout
 
@@ -210,8 +213,8 @@ def test_next_start_sweeps_what_a_killed_program_and_janitor_left(home: Path) ->
         assert ours.run("echo not swept").ok
 
 
-def test_sigkill_of_process_1_is_an_error_not_a_result(home: Path) -> None:
-    with Sandbox("minimal") as sandbox:
+def test_sigkill_of_process_1_is_an_error_not_a_result(home: Path, face: FaceName) -> None:
+    with made(face, "minimal") as sandbox:
         pid = sandbox.pid
         os.kill(pid, signal.SIGKILL)
         wait_until(lambda: not psutil.pid_exists(pid), 5)
@@ -221,8 +224,8 @@ def test_sigkill_of_process_1_is_an_error_not_a_result(home: Path) -> None:
             sandbox.exec(["true"])
 
 
-def test_sigkill_of_process_1_while_a_command_runs(home: Path) -> None:
-    with Sandbox("minimal") as sandbox:
+def test_sigkill_of_process_1_while_a_command_runs(home: Path, face: FaceName) -> None:
+    with made(face, "minimal") as sandbox:
         pid = sandbox.pid
         timer = threading.Timer(0.3, lambda: os.kill(pid, signal.SIGKILL))
         timer.start()
@@ -232,8 +235,8 @@ def test_sigkill_of_process_1_while_a_command_runs(home: Path) -> None:
 
 
 @pytest.mark.timeout(30)
-def test_ctrl_c_ends_the_command_and_keeps_the_sandbox(home: Path) -> None:
-    with Sandbox("minimal") as sandbox:
+def test_ctrl_c_ends_the_command_and_keeps_the_sandbox(home: Path, face: FaceName) -> None:
+    with made(face, "minimal") as sandbox:
         main = threading.main_thread().ident
         assert main is not None
         actions: tuple[Callable[[], object], ...] = (
@@ -250,18 +253,20 @@ def test_ctrl_c_ends_the_command_and_keeps_the_sandbox(home: Path) -> None:
             assert sandbox.run("echo works").stdout == "works\n"
 
 
-def test_failed_start_leaves_nothing(home: Path, tmp_path: Path) -> None:
+def test_failed_start_leaves_nothing(home: Path, face: FaceName, tmp_path: Path) -> None:
     gc.collect()
     with pytest.raises(RootfsError) as missing:
-        Sandbox("nosuch").open()
+        made(face, "nosuch").open()
     assert "rootfs build" in (missing.value.hint or "")
+    with made(face, SandboxSpec(rootfs="minimal", upper="directory")):
+        pass  # what the next starts share is there
     fds = psutil.Process().num_fds()
     broken = tmp_path / "broken"
     (broken / "tree").mkdir(parents=True)
     for _ in range(3):
         spec = SandboxSpec(rootfs="minimal", workdir="/proc/nothing/here", upper="directory")
         with pytest.raises(LaunchError):
-            Sandbox(spec).open()
+            made(face, spec).open()
     assert psutil.Process().num_fds() == fds
     assert not list(places.run_dir().glob(f"{os.getpid()}-*"))
 
@@ -269,9 +274,11 @@ def test_failed_start_leaves_nothing(home: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "bad", [{"network": "nosuch"}, {"workdir": "relative"}, {"env": {"A=": ""}}]
 )
-def test_request_that_makes_no_sense_creates_nothing(home: Path, bad: dict[str, object]) -> None:
+def test_request_that_makes_no_sense_creates_nothing(
+    home: Path, face: FaceName, bad: dict[str, object]
+) -> None:
     with pytest.raises(SpecError):
-        Sandbox("minimal", **bad)  # type: ignore[arg-type]
+        made(face, "minimal", **bad)
 
 
 def test_state_directory_that_cannot_be_used(
@@ -288,13 +295,13 @@ def test_state_directory_that_cannot_be_used(
     assert "SANDBOX_LITE_HOME" in (caught.value.hint or "")
 
 
-def test_limits_and_close_twice(home: Path) -> None:
-    sandbox = Sandbox("minimal", limits=Limits.of(timeout=0.3))
+def test_limits_and_close_twice(home: Path, face: FaceName) -> None:
+    sandbox = made(face, "minimal", limits=Limits.of(timeout=0.3))
     with sandbox:
         assert sandbox.run("sleep 100").outcome == "timed_out"
     sandbox.close()
     with pytest.raises(SpecError):
-        Sandbox("minimal").run("echo x")
+        made(face, "minimal").run("echo x")
 
 
 def test_janitor_that_was_only_slow_destroys_nothing(

@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import os
 import random
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
 
-from sandbox_lite import Outcome
-from sandbox_lite.errors import SpecError
+from sandbox_lite import Limits, Outcome
+from sandbox_lite.errors import FileAccessError, SandboxClosedError, SpecError
 from sandbox_lite.jail.native.first import MOST_CHILDREN
+from tests.faces import made
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
     from sandbox_lite import Sandbox
+    from tests.faces import FaceName
+
+
+@pytest.fixture
+def sandbox(either: Sandbox) -> Sandbox:
+    return either
 
 
 def test_three_streams_are_byte_exact(sandbox: Sandbox) -> None:
@@ -204,3 +215,63 @@ def test_empty_element_of_path_is_the_directory_of_the_program(sandbox: Sandbox)
     sandbox.run("printf '#!/bin/sh\\necho here' >here; chmod +x here").check()
     assert sandbox.exec(["here"], env={"PATH": "/usr/bin:"}).stdout == "here\n"
     assert sandbox.exec(["here"], env={"PATH": ""}).stdout == "here\n"
+
+
+@pytest.mark.timeout(60)
+def test_what_a_limit_has_done_is_told(home: Path, face: FaceName) -> None:
+    limits = Limits.of(memory="64MiB", pids=40, disk="16MiB", timeout=30)
+    with made(face, "minimal", limits=limits) as sandbox:
+        hungry = ["python3", "-c", "b = bytearray(300 << 20); import time; time.sleep(5)"]
+        eaten = sandbox.exec(hungry)
+        assert (eaten.outcome, eaten.limits_hit) == (Outcome.OUT_OF_MEMORY, ("memory",))
+        full = sandbox.run("head -c 40M /dev/zero >/testbed/full")
+        assert (full.outcome, full.limits_hit) == (Outcome.DISK_FULL, ("disk",))
+        sandbox.run("rm /testbed/full").check()
+        many = sandbox.run("for n in {1..80}; do sleep 1 & done; wait", timeout=10)
+        assert many.limits_hit[:1] == ("pids",)
+        late = sandbox.run("sleep 100", timeout=0.2)
+        assert (late.outcome, late.limits_hit[-1]) == (Outcome.TIMED_OUT, "timeout")
+        assert sandbox.run("echo on").stdout == "on\n"
+
+
+def test_a_descriptor_cancels_a_command_and_a_program(sandbox: Sandbox) -> None:
+    def cancelling(stream: str, data: bytes) -> None:
+        os.write(writer, b"x")
+
+    reader, writer = os.pipe()
+    program = ["sh", "-c", "echo; exec sleep 77"]
+    try:
+        with pytest.raises(CancelledError):
+            sandbox.run("echo; sleep 77", on_output=cancelling, cancel_fd=reader)
+        os.read(reader, 1)
+        with pytest.raises(CancelledError):
+            sandbox.exec(program, on_output=cancelling, cancel_fd=reader)
+    finally:
+        os.close(reader)
+        os.close(writer)
+    assert sandbox.run("pgrep sleep; echo on").stdout == "on\n"
+
+
+def test_a_closed_sandbox_refuses_everything(home: Path, face: FaceName) -> None:
+    sandbox = made(face, "minimal")
+    unopened: tuple[Callable[[], object], ...] = (
+        lambda: sandbox.run("echo"),
+        lambda: sandbox.exec(["true"]),
+        lambda: sandbox.files,
+        lambda: sandbox.shell("other"),
+        lambda: sandbox.pid,
+        lambda: sandbox.stats(),
+        lambda: sandbox.enforcement,
+        lambda: sandbox.interact("true").__enter__(),
+    )
+    for call in unopened:
+        with pytest.raises(SpecError, match="not open"):
+            call()
+    with sandbox:
+        files = sandbox.files
+        with pytest.raises(SpecError, match="open already"):
+            sandbox.open()
+        assert sandbox.begin()
+    for call in (*unopened, lambda: files.read("/etc/passwd")):
+        with pytest.raises((SandboxClosedError, FileAccessError)):
+            call()

@@ -7,20 +7,25 @@ from typing import TYPE_CHECKING
 import pytest
 
 from sandbox_lite.errors import FileAccessError
-from sandbox_lite.jail.sandbox import Sandbox
 from sandbox_lite.spec import Limits, SandboxSpec
 from tests.conftest import require_subordinate_ids
+from tests.faces import made
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from sandbox_lite.jail.sandbox import Sandbox
     from sandbox_lite.spec import Ids, UpperKind
+    from tests.faces import FaceName
 
 
 @pytest.fixture(params=["tmpfs", "directory", "copy", "true root"])
 def box(
-    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    request: pytest.FixtureRequest,
+    face: FaceName,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[Sandbox]:
     """A sandbox on the host's own files, with each kind of upper layer, and with other ids."""
     monkeypatch.setenv("SANDBOX_LITE_HOME", str(tmp_path / "home"))
@@ -33,7 +38,7 @@ def box(
         upper = request.param
     limits = Limits.of(timeout=15, disk="64MiB")
     spec = SandboxSpec(rootfs="host", upper=upper, ids=ids, limits=limits)
-    with Sandbox(spec) as opened:
+    with made(face, spec) as opened:
         yield opened
 
 

@@ -12,11 +12,14 @@ import pytest
 
 from sandbox_lite import Limits, Outcome
 from sandbox_lite.errors import CommandFailedError, SandboxClosedError, SpecError
-from sandbox_lite.jail.sandbox import Sandbox
+from tests.faces import made
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from sandbox_lite import Sandbox
+    from tests.faces import FaceName
 
 STATE = """
 cd /tmp
@@ -36,12 +39,13 @@ EXPECTED = "/tmp|two  words|yes|b c|f says x|0027\naliased\n"
 
 
 @pytest.fixture(scope="module")
-def box(rootfs_home: Path) -> Iterator[Sandbox]:
+def box(rootfs_home: Path, face: FaceName) -> Iterator[Sandbox]:
     """One sandbox for all cases of this file: each leaves it as it was, or a test fails."""
     before = os.environ.get("SANDBOX_LITE_HOME")
     os.environ["SANDBOX_LITE_HOME"] = str(rootfs_home)
     try:
-        with Sandbox("minimal", limits=Limits.of(timeout=15, output="256KiB")) as opened:
+        limits = Limits.of(timeout=15, output="256KiB")
+        with made(face, "minimal", limits=limits) as opened:
             yield opened
     finally:
         os.environ.pop("SANDBOX_LITE_HOME")
@@ -434,8 +438,8 @@ def test_large_state_does_not_make_every_command_slow(sb: Sandbox) -> None:
     assert sb.run("echo ${#big}; unset big").stdout == "6000000\n"
 
 
-def test_closed_sandbox_says_so(home: Path) -> None:
-    sandbox = Sandbox("minimal")
+def test_closed_sandbox_says_so(home: Path, face: FaceName) -> None:
+    sandbox = made(face, "minimal")
     with sandbox:
         assert sandbox.run("echo x").ok
     with pytest.raises(SandboxClosedError):

@@ -20,6 +20,7 @@ from sandbox_lite import Limits, Mount, Sandbox, SandboxSpec, Snapshot
 from sandbox_lite.errors import HostError, RootfsError, SandboxClosedError, SpecError
 from sandbox_lite.jail import places, snapshots
 from sandbox_lite.jail.rootfs.store import Store
+from tests import faces
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -109,8 +110,8 @@ def test_the_snapshot_is_what_was_and_not_what_is(prepared: Sandbox) -> None:
             assert other.run("cat /work/sub/one; stat -c %a /closed").stdout == "one\n0\n"
 
 
-def test_forks_are_independent_and_outlive_their_parent(home: Path) -> None:
-    with Sandbox(SPEC) as parent:
+def test_forks_are_independent_and_outlive_their_parent(home: Path, face: faces.FaceName) -> None:
+    with faces.made(face, SPEC) as parent:
         parent.run("mkdir /w; cd /w; echo base >file; n=1")
         children = parent.fork(3)
     try:
@@ -143,8 +144,10 @@ def test_rollback_ends_what_runs_and_brings_back_what_was(prepared: Sandbox) -> 
     assert prepared.run("cat /var/log/new").stdout == "new\n"
 
 
-def test_clean_is_free_and_nothing_is_taken_for_clean_that_is_not(home: Path) -> None:
-    with Sandbox(SPEC) as sandbox:
+def test_clean_is_free_and_nothing_else_is_taken_for_it(home: Path, face: faces.FaceName) -> None:
+    home: Path, face: faces.FaceName
+) -> None:
+    with faces.made(face, SPEC) as sandbox:
         with sandbox.snapshot() as empty:
             assert empty.layers == ()
         sandbox.run("mkdir /w; echo aaaa >/w/file; echo b >/w/other")
@@ -170,10 +173,12 @@ def test_clean_is_free_and_nothing_is_taken_for_clean_that_is_not(home: Path) ->
                 assert fifth.layers[0] is not fourth.layers[0]
 
 
-def test_what_runs_in_the_background_is_paused_and_never_taken_for_clean(home: Path) -> None:
+def test_what_runs_meanwhile_is_paused_and_no_clean(home: Path, face: faces.FaceName) -> None:
+    home: Path, face: faces.FaceName
+) -> None:
     script = """(n=0; while :; do n=$((n+1)); echo $n >/w/a.new; mv /w/a.new /w/a; echo $n >/w/b.new
         mv /w/b.new /w/b; done) >/dev/null 2>&1 &"""
-    with Sandbox(SPEC) as sandbox:
+    with faces.made(face, SPEC) as sandbox:
         sandbox.run("mkdir /w")
         sandbox.run(script)
         sandbox.run("until [ -e /w/b ]; do sleep 0.01; done")
@@ -220,8 +225,8 @@ def test_diff_lists_what_was_added_changed_and_deleted(prepared: Sandbox) -> Non
         assert prepared.diff(snapshot) == ()
 
 
-def test_diff_of_siblings_is_what_tells_them_apart(home: Path) -> None:
-    with Sandbox(SPEC) as parent:
+def test_diff_of_siblings_is_what_tells_them_apart(home: Path, face: faces.FaceName) -> None:
+    with faces.made(face, SPEC) as parent:
         parent.run("echo base >/base; echo gone >/gone")
         one, other = parent.fork(2)
     with one, other:
@@ -423,8 +428,8 @@ def test_another_user_goes_on_with_it(home: Path) -> None:
                 assert told.split() == ["1234", "x", "y", "worker", "kept", "it's", "new"]
 
 
-def test_of_a_closed_one_nothing_is_made(home: Path) -> None:
-    with Sandbox(SPEC) as sandbox:
+def test_of_a_closed_one_nothing_is_made(home: Path, face: faces.FaceName) -> None:
+    with faces.made(face, SPEC) as sandbox:
         sandbox.run("touch /x")
         snapshot = sandbox.snapshot()
         snapshot.close()
@@ -444,8 +449,8 @@ def test_subordinate_ids_are_refused_plainly(home: Path) -> None:
         Snapshot(spec=sandbox.spec, rootfs="", layers=(), shells={}).check(sandbox.spec)
 
 
-def test_every_shell_comes_back(home: Path) -> None:
-    with Sandbox(SPEC) as sandbox:
+def test_every_shell_comes_back(home: Path, face: faces.FaceName) -> None:
+    with faces.made(face, SPEC) as sandbox:
         sandbox.shell("second").run("cd /usr; name=second")
         sandbox.run("cd /etc; name=main")
         (child,) = sandbox.fork()
@@ -462,8 +467,8 @@ def test_a_large_state_is_whole(home: Path) -> None:
         assert child.run("echo ${#big}").stdout == "5000000\n"
 
 
-def test_the_exit_code_of_the_last_command_is_not_lost(home: Path) -> None:
-    with Sandbox(SPEC) as sandbox:
+def test_the_exit_code_of_the_last_command_is_not_lost(home: Path, face: faces.FaceName) -> None:
+    with faces.made(face, SPEC) as sandbox:
         sandbox.run("(exit 7)")
         sandbox.snapshot().close()
         assert sandbox.run("echo $?").stdout == "7\n"

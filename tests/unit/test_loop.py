@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import dataclasses
 import itertools
 from pathlib import Path
@@ -9,19 +11,23 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from sandbox_lite.agent.aio import AsyncAgent
 from sandbox_lite.agent.loop import Agent, AgentLimits
-from sandbox_lite.agent.model import Model, ModelSettings
+from sandbox_lite.agent.model import AsyncModel, Model, ModelSettings
 from sandbox_lite.agent.prompt import Prompt
 from sandbox_lite.agent.tools import ToolContext
 from sandbox_lite.agent.trajectory import StopReason, Trajectory, TrajectoryWriter, load
 from sandbox_lite.errors import SandboxClosedError, ShellDiedError, SpecError
-from tests.fake_sandbox import FakeSandbox
+from tests import faces
+from tests.fake_sandbox import AsyncFakeSandbox, FakeSandbox
 from tests.model_server import ModelServer, Scripted, refuses, says
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from sandbox_lite.agent.trajectory import Step
+    from sandbox_lite.spec import CommandResult
+    from tests.faces import FaceName
 
 PROMPT = Prompt(
     system_prompt="You work in {working_dir}.", instance_prompt="Do: {problem_statement}"
@@ -42,7 +48,8 @@ def bash(command: str, usage: tuple[int, int] | None = (100, 10)) -> Scripted:
 class Bench:
     """A model, a sandbox and a record; what one run left."""
 
-    def __init__(self, tmp_path: Path) -> None:
+    def __init__(self, tmp_path: Path, face: FaceName) -> None:
+        self.face: FaceName = face
         self.sandbox = FakeSandbox(tmp_path)
         self.record = tmp_path / "run" / "trajectory.jsonl"
         self.requests: list[dict[str, Any]] = []
@@ -59,8 +66,12 @@ class Bench:
             settings = ModelSettings(
                 model=next(_names), base_url=server.base_url, api_key="secret-key", **self.settings
             )
-            with Model(settings) as model, TrajectoryWriter(self.record) as writer:
-                agent = Agent(
+            with (
+                faces.model(self.face, settings) as model,
+                TrajectoryWriter(self.record) as writer,
+            ):
+                agent = faces.agent(
+                    self.face,
                     self.sandbox,
                     model,
                     PROMPT,
@@ -79,8 +90,8 @@ class Bench:
 
 
 @pytest.fixture
-def bench(tmp_path: Path) -> Bench:
-    return Bench(tmp_path)
+def bench(tmp_path: Path, face: FaceName) -> Bench:
+    return Bench(tmp_path, face)
 
 
 def test_task_is_solved_and_submitted(bench: Bench) -> None:
@@ -257,7 +268,7 @@ def test_interrupt_while_the_model_thinks(bench: Bench) -> None:
     class Interrupted:
         complete = interrupt
 
-    agent = Agent(bench.sandbox, Interrupted(), PROMPT)  # type: ignore[arg-type]
+    agent = faces.agent(bench.face, bench.sandbox, Interrupted(), PROMPT)
     run = agent.run("x")
     assert (run.stop, run.steps) == (StopReason.INTERRUPTED, ())
 
@@ -272,8 +283,9 @@ def test_callbacks_hear_calls_and_output(bench: Bench) -> None:
     heard: list[str] = []
     with ModelServer(bash("echo live"), SUBMIT) as server:
         settings = ModelSettings(model=next(_names), base_url=server.base_url, api_key="k")
-        with Model(settings) as model:
-            Agent(
+        with faces.model(bench.face, settings) as model:
+            faces.agent(
+                bench.face,
                 bench.sandbox,
                 model,
                 PROMPT,
@@ -284,12 +296,15 @@ def test_callbacks_hear_calls_and_output(bench: Bench) -> None:
     assert heard == ["execute_bash", "live\n", "step 1", "submit", "step 2"]
 
 
-def test_full_disk_of_the_record_ends_the_run_in_one_line(tmp_path: Path) -> None:
+def test_full_disk_of_the_record_ends_the_run_in_one_line(tmp_path: Path, face: FaceName) -> None:
     sandbox = FakeSandbox(tmp_path)
     with ModelServer(bash("true"), SUBMIT) as server:
         settings = ModelSettings(model=next(_names), base_url=server.base_url, api_key="k")
-        with Model(settings) as model, TrajectoryWriter(Path("/dev/full")) as writer:
-            run = Agent(sandbox, model, PROMPT, writer=writer).run("x")
+        with (
+            faces.model(face, settings) as model,
+            TrajectoryWriter(Path("/dev/full")) as writer,
+        ):
+            run = faces.agent(face, sandbox, model, PROMPT, writer=writer).run("x")
     assert run.stop is StopReason.SANDBOX_ERROR
     assert "No space left" in (run.error or "")
     assert run.hint
@@ -299,3 +314,73 @@ def test_limits_that_make_no_sense() -> None:
     for bad in ({"steps": 0}, {"tokens": 0}, {"seconds": 0.0}, {"seconds": float("nan")}):
         with pytest.raises(SpecError):
             dataclasses.replace(AgentLimits(), **bad)
+
+
+def test_parts_of_the_other_face_are_refused(tmp_path: Path) -> None:
+    settings = ModelSettings(model=next(_names), base_url="http://127.0.0.1:9/v1", api_key="k")
+    sandbox = FakeSandbox(tmp_path)
+    with Model(settings) as model, pytest.raises(TypeError, match="use AsyncAgent"):
+        Agent(AsyncFakeSandbox(sandbox), model).run("x")  # type: ignore[arg-type]
+
+    async def run() -> None:
+        async with AsyncModel(settings) as asked:
+            with pytest.raises(TypeError, match="use Agent"):
+                await AsyncAgent(sandbox, asked).run("x")  # type: ignore[arg-type]
+
+    asyncio.run(run())
+
+
+def test_one_step_at_a_time(bench: Bench) -> None:
+    with ModelServer(bash("echo one"), SUBMIT) as server:
+        settings = ModelSettings(model=next(_names), base_url=server.base_url, api_key="k")
+        with faces.model(bench.face, settings) as model:
+            agent = faces.agent(bench.face, bench.sandbox, model, PROMPT)
+            agent.begin("x")
+            first = agent.step()
+            assert "one" in first.observations[0].content
+            assert agent.trajectory.steps == (first,)
+            assert agent.step().observations[0].final
+            assert agent.trajectory.stop is None
+
+
+@pytest.mark.parametrize("how", ["thinking", "working"])
+def test_episode_that_is_cancelled_is_on_record(tmp_path: Path, how: str) -> None:
+    fake = FakeSandbox(tmp_path)
+    fake.files.write("/testbed/output/answer.txt", "so far")
+    record = tmp_path / "run" / "trajectory.jsonl"
+    loop = asyncio.new_event_loop()
+    reached = asyncio.Event()
+
+    class Sleeping(AsyncFakeSandbox):
+        async def run(self, command: str, **named: Any) -> CommandResult:
+            if command == "sleep":
+                reached.set()
+                await asyncio.sleep(100)
+            return await super().run(command, **named)
+
+    def thinks(request: dict[str, Any]) -> Scripted:
+        loop.call_soon_threadsafe(reached.set)
+        return Scripted(hang=True)
+
+    async def run(server: ModelServer) -> AsyncAgent:
+        settings = ModelSettings(model=next(_names), base_url=server.base_url, api_key="k")
+        async with AsyncModel(settings) as model:
+            with TrajectoryWriter(record) as writer:
+                agent = AsyncAgent(Sleeping(fake), model, PROMPT, writer=writer)
+                task = asyncio.ensure_future(agent.run("x"))
+                await asyncio.wait_for(reached.wait(), 10)
+                task.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await task
+        return agent
+
+    second = thinks if how == "thinking" else bash("sleep")
+    with ModelServer(bash("echo one"), second) as server:
+        with contextlib.closing(loop):
+            agent = loop.run_until_complete(run(server))
+    found = agent.trajectory
+    assert (found.stop, found.answer) == (StopReason.INTERRUPTED, "so far")
+    assert load(record) == found
+    assert len(found.steps) == (1 if how == "thinking" else 2)
+    if how == "working":
+        assert found.steps[1].observations[0].is_error

@@ -11,12 +11,15 @@ from typing import TYPE_CHECKING
 import pytest
 
 from sandbox_lite.agent import tools
-from sandbox_lite.agent.model import Model, ModelSettings
+from sandbox_lite.agent.model import ModelSettings
 from sandbox_lite.errors import ContextLengthError, ModelError, SpecError
+from tests import faces
 from tests.model_server import ModelServer, Scripted, refuses, says
 
 if TYPE_CHECKING:
     from sandbox_lite.agent.completion import Completion
+    from sandbox_lite.agent.model import Model
+    from tests.faces import FaceName
 
 KEY = "sk-planted-secret-0123456789"
 SOON = {"retry-after-ms": "1"}
@@ -26,9 +29,14 @@ _names = (f"model-{number}" for number in itertools.count())
 
 
 @pytest.fixture
-def name() -> str:
+def name(face: FaceName) -> str:
     """A model of its own for each test: what a server refused is remembered by model."""
-    return next(_names)
+    return f"{face}-{next(_names)}"
+
+
+def opened(settings: ModelSettings) -> Model:
+    """Return the model with the face that its name begins with."""
+    return faces.model("async" if settings.model.startswith("async-") else "sync", settings)
 
 
 def ask(server: ModelServer, name: str, **settings: object) -> Completion:
@@ -37,7 +45,8 @@ def ask(server: ModelServer, name: str, **settings: object) -> Completion:
 
 def asked(base_url: str, name: str, **settings: object) -> Completion:
     chosen = {"api_key": KEY, "timeout": 5.0, "max_retries": 1, **settings}
-    with Model(ModelSettings(model=name, base_url=base_url, **chosen)) as model:  # type: ignore[arg-type]
+    asked = ModelSettings(model=name, base_url=base_url, **chosen)  # type: ignore[arg-type]
+    with opened(asked) as model:
         return model.complete(MESSAGES, tools.schemas())
 
 
@@ -167,7 +176,7 @@ def test_every_parameter_can_be_refused(name: str) -> None:
         settings = ModelSettings(
             model=name, base_url=server.base_url, temperature=1.0, max_tokens=5, api_key=KEY
         )
-        with Model(settings) as model:
+        with opened(settings) as model:
             history = [{"role": "assistant", "content": "x", "reasoning_content": "y"}]
             assert model.complete(history, []).text == "fine"
             assert model.refused == set(optional)
@@ -277,13 +286,13 @@ def test_time_left_bounds_the_call_with_its_retries(name: str) -> None:
     started = time.monotonic()
     with ModelServer(Scripted(hang=True)) as server:
         settings = ModelSettings(model=name, base_url=server.base_url, api_key=KEY)
-        with Model(settings) as model, pytest.raises(ModelError, match="time that was left"):
+        with opened(settings) as model, pytest.raises(ModelError, match="time that was left"):
             model.complete(MESSAGES, [], timeout=0.3)
     assert len(server.requests) == 1
     assert time.monotonic() - started < 4
     with ModelServer(refuses(500, "x", headers=SOON), says("second try")) as server:
         settings = ModelSettings(model=name, base_url=server.base_url, api_key=KEY)
-        with Model(settings) as model:
+        with opened(settings) as model:
             assert model.complete(MESSAGES, [], timeout=10).text == "second try"
     assert "tools" not in server.requests[0]
 
@@ -333,7 +342,7 @@ def test_own_server_needs_no_key(name: str, monkeypatch: pytest.MonkeyPatch) -> 
         assert ask(server, name, api_key=None).text == "x"
     monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
     with pytest.raises(ModelError, match="no API key") as caught:
-        Model(ModelSettings(model=name))
+        opened(ModelSettings(model=name))
     assert "OPENAI_API_KEY" in (caught.value.hint or "")
 
 

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 from sandbox_lite.agent.tools import bash, editor, submit
 from sandbox_lite.agent.tools.tool import (
+    AnyComputer,
+    AsyncComputer,
     Computer,
     Observation,
     Refusal,
@@ -17,19 +19,25 @@ from sandbox_lite.agent.tools.tool import (
     ToolCall,
     ToolContext,
 )
+from sandbox_lite.agent.work import finish
 from sandbox_lite.errors import FileAccessError, PolicyError, SpecError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from sandbox_lite.agent.work import Work
+
 __all__ = [
     "TOOLS",
+    "AnyComputer",
+    "AsyncComputer",
     "Computer",
     "Observation",
     "Tool",
     "ToolCall",
     "ToolContext",
     "call",
+    "call_work",
     "find",
     "schemas",
 ]
@@ -60,6 +68,13 @@ def call(
     Raises:
         SandboxLiteError: The sandbox failed, not the call.
     """
+    return finish(call_work(computer, tool_call, context))
+
+
+def call_work(
+    computer: AnyComputer, tool_call: ToolCall, context: ToolContext | None = None
+) -> Work[Observation]:
+    """Return the work of `call`, for whoever waits in another way."""
     tool = find(tool_call.name)
     if tool is None:
         names: Sequence[str] = [tool.name for tool in TOOLS]
@@ -67,7 +82,8 @@ def call(
             tool_call, f"There is no tool {tool_call.name!r}. The tools are: {', '.join(names)}."
         )
     try:
-        reply = tool.function(computer, tool.parse(tool_call.arguments), context or ToolContext())
+        arguments = tool.parse(tool_call.arguments)
+        reply = yield from tool.function(computer, arguments, context or ToolContext())
     except Refusal as refusal:
         return _refused(tool_call, str(refusal))
     except (FileAccessError, PolicyError, SpecError) as error:

@@ -6,15 +6,17 @@ import secrets
 from typing import TYPE_CHECKING
 
 from sandbox_lite.agent.tools.tool import Refusal, Reply, Tool, clip, readable
+from sandbox_lite.agent.work import answer
 from sandbox_lite.errors import FileAccessError, ShellDiedError
 from sandbox_lite.spec import Limits, Outcome, format_size
 
 if TYPE_CHECKING:
-    from sandbox_lite.agent.tools.tool import Arguments, Computer, ToolContext
+    from sandbox_lite.agent.tools.tool import AnyComputer, Arguments, ToolContext
+    from sandbox_lite.agent.work import Work
     from sandbox_lite.spec import CommandResult, LimitName
 
 
-def _execute(computer: Computer, arguments: Arguments, context: ToolContext) -> Reply:
+def _execute(computer: AnyComputer, arguments: Arguments, context: ToolContext) -> Work[Reply]:
     command = str(arguments["command"])
     if not command.strip():
         raise Refusal("`command` is empty. Give a bash command such as `ls -la`.")
@@ -22,7 +24,9 @@ def _execute(computer: Computer, arguments: Arguments, context: ToolContext) -> 
         raise Refusal("A command cannot hold a NUL byte. Write such bytes with printf '\\0'.")
     timeout = _timeout(arguments.get("timeout"), context)
     try:
-        result = computer.run(command, timeout=timeout, on_output=context.on_output)
+        result = yield from answer(
+            computer.run(command, timeout=timeout, on_output=context.on_output)
+        )
     except ShellDiedError as error:
         if not error.restarted:
             raise
@@ -30,7 +34,8 @@ def _execute(computer: Computer, arguments: Arguments, context: ToolContext) -> 
             f"The shell died ({error.message}). A fresh one is ready; set directory and variables "
             "again before you go on."
         ) from error
-    return Reply(content=_text(computer, result, timeout, context), exit_code=result.exit_code)
+    text = yield from _text(computer, result, timeout, context)
+    return Reply(content=text, exit_code=result.exit_code)
 
 
 def _timeout(asked: object, context: ToolContext) -> float:
@@ -43,7 +48,9 @@ def _timeout(asked: object, context: ToolContext) -> float:
     return seconds if context.seconds_left is None else max(0.1, min(seconds, context.seconds_left))
 
 
-def _text(computer: Computer, result: CommandResult, timeout: float, context: ToolContext) -> str:
+def _text(
+    computer: AnyComputer, result: CommandResult, timeout: float, context: ToolContext
+) -> Work[str]:
     stdout, stderr = readable(result.stdout), readable(result.stderr)
     where = result.full_output
     fits = all(
@@ -51,7 +58,7 @@ def _text(computer: Computer, result: CommandResult, timeout: float, context: To
         for text in (stdout, stderr)
     )
     if not fits and where is None:
-        where = _keep(computer, result)
+        where = yield from _keep(computer, result)
     stdout, stderr = (
         clip(text, max_lines=context.max_lines, max_bytes=context.max_bytes, where=where)
         for text in (stdout, stderr)
@@ -65,11 +72,11 @@ def _text(computer: Computer, result: CommandResult, timeout: float, context: To
     return "\n".join(parts)
 
 
-def _keep(computer: Computer, result: CommandResult) -> str | None:
+def _keep(computer: AnyComputer, result: CommandResult) -> Work[str | None]:
     """Write the whole output to a file inside, for reading what is not shown."""
     path = f"/tmp/output-{secrets.token_hex(4)}.txt"
     try:
-        computer.files.write(path, result.merged_bytes)
+        yield from answer(computer.files.write(path, result.merged_bytes))
     except FileAccessError:  # a full disk must not hide what the command said
         return None
     return path

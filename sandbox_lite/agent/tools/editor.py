@@ -13,13 +13,15 @@ import re
 from typing import TYPE_CHECKING
 
 from sandbox_lite.agent.tools.tool import Refusal, Reply, Tool
+from sandbox_lite.agent.work import answer
 from sandbox_lite.errors import FileAccessError
 from sandbox_lite.spec import format_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from sandbox_lite.agent.tools.tool import Arguments, Computer, FileEntry, ToolContext
+    from sandbox_lite.agent.tools.tool import AnyComputer, Arguments, FileEntry, ToolContext
+    from sandbox_lite.agent.work import Work
 
 SNIPPET_LINES = 4
 """Shown before and after an edit."""
@@ -31,18 +33,18 @@ _UNSHOWN = {0: "\\0", 0xFEFF: None}
 """NUL, which some servers refuse, and the byte order mark."""
 
 
-def _edit(computer: Computer, arguments: Arguments, context: ToolContext) -> Reply:
+def _edit(computer: AnyComputer, arguments: Arguments, context: ToolContext) -> Work[Reply]:
     command, path = str(arguments["command"]), str(arguments["path"])
     if "\0" in path:
         raise Refusal("`path` cannot hold a NUL byte.")
     if not path.startswith("/"):
         raise Refusal(f"`path` must be absolute, not {path!r}. Begin it with a slash.")
-    return Reply(content=_COMMANDS[command](computer, path, arguments, context))
+    return Reply(content=(yield from _COMMANDS[command](computer, path, arguments, context)))
 
 
-def _read(computer: Computer, path: str, context: ToolContext) -> str:
+def _read(computer: AnyComputer, path: str, context: ToolContext) -> Work[str]:
     try:
-        data = computer.files.read(path, max_bytes=context.max_file_bytes)
+        data = yield from answer(computer.files.read(path, max_bytes=context.max_file_bytes))
     except FileAccessError as error:
         if error.errno in (errno.ENOENT, errno.ENOTDIR):
             raise Refusal(
@@ -93,16 +95,18 @@ def _cut(lines: list[str], first: int, context: ToolContext) -> str:
     )
 
 
-def _view(computer: Computer, path: str, arguments: Arguments, context: ToolContext) -> str:
+def _view(
+    computer: AnyComputer, path: str, arguments: Arguments, context: ToolContext
+) -> Work[str]:
     view_range = arguments.get("view_range")
     try:
-        lines = _lines(_read(computer, path, context))
+        lines = _lines((yield from _read(computer, path, context)))
     except FileAccessError as error:
         if error.errno != errno.EISDIR:
             raise
         if view_range is not None:
             raise Refusal(f"{path} is a directory; leave `view_range` out.") from error
-        return _listing(computer, path)
+        return (yield from _listing(computer, path))
     first, last, note = 1, len(lines), ""
     if isinstance(view_range, list):
         first, last, note = _range(view_range, len(lines))
@@ -126,13 +130,14 @@ def _range(view_range: list[int], count: int) -> tuple[int, int, str]:
     return first, min(last, count), note
 
 
-def _listing(computer: Computer, path: str) -> str:
+def _listing(computer: AnyComputer, path: str) -> Work[str]:
     found = [path]
-    for entry in _visible(computer, path):
+    for entry in (yield from _visible(computer, path)):
         inside = posixpath.join(path, entry.name)
         found.append(inside)
         if entry.kind == "directory":
-            found += [posixpath.join(inside, below.name) for below in _visible(computer, inside)]
+            within = yield from _visible(computer, inside)
+            found += [posixpath.join(inside, below.name) for below in within]
     more = (
         f"\n[... {len(found) - MAX_ENTRIES} entries left out ...]"
         if len(found) > MAX_ENTRIES
@@ -146,25 +151,27 @@ def _listing(computer: Computer, path: str) -> str:
     )
 
 
-def _visible(computer: Computer, path: str) -> list[FileEntry]:
+def _visible(computer: AnyComputer, path: str) -> Work[list[FileEntry]]:
     try:
-        entries = computer.files.list(path)
+        entries = yield from answer(computer.files.list(path))
     except FileAccessError:  # one unreadable or vanished directory must not hide its siblings
         return []
     return sorted((e for e in entries if not e.name.startswith(".")), key=lambda e: e.name)
 
 
-def _create(computer: Computer, path: str, arguments: Arguments, context: ToolContext) -> str:
+def _create(
+    computer: AnyComputer, path: str, arguments: Arguments, context: ToolContext
+) -> Work[str]:
     text = arguments.get("file_text")
     if not isinstance(text, str):
         raise Refusal("`create` needs `file_text`, the whole content of the file; it may be empty.")
     if path.endswith("/"):
         raise Refusal(f"{path} is a directory. Name a file in it.")
     try:
-        before = computer.files.read(path, max_bytes=context.max_file_bytes)
+        before = yield from answer(computer.files.read(path, max_bytes=context.max_file_bytes))
     except FileAccessError:
         before = None
-    _write(computer, path, text.encode(), before)
+    yield from _write(computer, path, text.encode(), before)
     shown = _cut(_lines(text), 1, context) if text else "(empty file)"
     return (
         f"File created at {path}. Here's the result of running `cat -n` on {path}:\n{shown}\n"
@@ -172,11 +179,13 @@ def _create(computer: Computer, path: str, arguments: Arguments, context: ToolCo
     )
 
 
-def _str_replace(computer: Computer, path: str, arguments: Arguments, context: ToolContext) -> str:
+def _str_replace(
+    computer: AnyComputer, path: str, arguments: Arguments, context: ToolContext
+) -> Work[str]:
     old, new = arguments.get("old_str"), str(arguments.get("new_str", ""))
     if not isinstance(old, str) or not old:
         raise Refusal("`str_replace` needs `old_str`, the exact text to replace.")
-    text = _read(computer, path, context)
+    text = yield from _read(computer, path, context)
     # a model is shown no carriage returns, so it cannot be asked to write them
     pattern = re.escape(old.replace("\r\n", "\n")).replace("\\\n", "\r?\n")
     matches = list(re.finditer(pattern, text))
@@ -190,7 +199,7 @@ def _str_replace(computer: Computer, path: str, arguments: Arguments, context: T
         )
     start, end = matches[0].span()
     new = _with_endings(new, matches[0][0] if "\n" in matches[0][0] else text)
-    _replace(computer, path, text, text[:start] + new + text[end:])
+    yield from _replace(computer, path, text, text[:start] + new + text[end:])
     line = text.count("\n", 0, start)
     return _snippet(path, text[:start] + new + text[end:], line, line + new.count("\n"), context)
 
@@ -208,11 +217,13 @@ def _no_match(text: str, old: str, path: str) -> str:
     return message + "`view` the file and copy the text exactly, without line numbers."
 
 
-def _insert(computer: Computer, path: str, arguments: Arguments, context: ToolContext) -> str:
+def _insert(
+    computer: AnyComputer, path: str, arguments: Arguments, context: ToolContext
+) -> Work[str]:
     after, new = arguments.get("insert_line"), arguments.get("new_str")
     if not isinstance(after, int) or not isinstance(new, str):
         raise Refusal("`insert` needs `insert_line` (0 is before the first line) and `new_str`.")
-    text = _read(computer, path, context)
+    text = yield from _read(computer, path, context)
     lines = re.findall("[^\n]*\n|[^\n]+", text)
     if not 0 <= after <= len(lines):
         raise Refusal(f"`insert_line` must be from 0 to {len(lines)}, the file's last line.")
@@ -223,7 +234,7 @@ def _insert(computer: Computer, path: str, arguments: Arguments, context: ToolCo
         result = before + newline + new  # the last line has no newline, so neither gets the new one
     else:
         result = before + new + newline + rest
-    _replace(computer, path, text, result)
+    yield from _replace(computer, path, text, result)
     return _snippet(path, result, after, after + new.count("\n"), context)
 
 
@@ -237,20 +248,20 @@ def _with_endings(new: str, like: str) -> str:
     return new.replace("\n", "\r\n") if _dominant_crlf(like) else new
 
 
-def _write(computer: Computer, path: str, after: bytes, before: bytes | None) -> None:
+def _write(computer: AnyComputer, path: str, after: bytes, before: bytes | None) -> Work[None]:
     try:
-        computer.files.write(path, after)
+        yield from answer(computer.files.write(path, after))
     except FileAccessError:
         # a full disk leaves a file cut short; what was in it fitted before
         if before is not None:
             with contextlib.suppress(FileAccessError):
-                computer.files.write(path, before)
+                yield from answer(computer.files.write(path, before))
         raise
 
 
-def _replace(computer: Computer, path: str, before: str, after: str) -> None:
+def _replace(computer: AnyComputer, path: str, before: str, after: str) -> Work[None]:
     old, new = (text.encode(errors="surrogateescape") for text in (before, after))
-    _write(computer, path, new, old)
+    yield from _write(computer, path, new, old)
 
 
 def _snippet(path: str, text: str, first: int, last: int, context: ToolContext) -> str:
@@ -263,7 +274,7 @@ def _snippet(path: str, text: str, first: int, last: int, context: ToolContext) 
     )
 
 
-_COMMANDS: dict[str, Callable[[Computer, str, Arguments, ToolContext], str]] = {
+_COMMANDS: dict[str, Callable[[AnyComputer, str, Arguments, ToolContext], Work[str]]] = {
     "view": _view,
     "create": _create,
     "str_replace": _str_replace,

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING
 from sandbox_lite.agent.tools.tool import Reply, Tool
 
 if TYPE_CHECKING:
-    from sandbox_lite.agent.tools.tool import Arguments, Computer, ToolContext
+    from sandbox_lite.agent.tools.tool import AnyComputer, Arguments, ToolContext
+    from sandbox_lite.agent.work import Work
 
 
-def _submit(computer: Computer, arguments: Arguments, context: ToolContext) -> Reply:
+def _submit(computer: AnyComputer, arguments: Arguments, context: ToolContext) -> Work[Reply]:
     del computer, arguments, context
+    yield from ()
     return Reply(content="Submitted.", final=True)
 
 

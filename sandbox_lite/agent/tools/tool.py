@@ -1,6 +1,7 @@
 """What a tool is: call, observation, arguments checked against a literal schema, text cut to fit.
 
-Knows neither the tools nor a model. `Computer` is all that a tool may ask of a sandbox.
+Knows neither the tools nor a model. `Computer` is all that a tool may ask of a sandbox, and
+`AsyncComputer` the same of one that is asyncio's.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ from typing import TYPE_CHECKING, Protocol
 from sandbox_lite.spec import KIB
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
+    from sandbox_lite.agent.work import Work
     from sandbox_lite.spec import CommandResult
 
 CLIP_MARK = re.compile(r"\n?\[\.\.\. (?:(\d+) bytes|[^\n]*?) left out[^\n]* \.\.\.\]\n?")
@@ -63,6 +65,40 @@ class Computer(Protocol):
         on_output: Callable[[str, bytes], None] | None = None,
     ) -> CommandResult:
         """Run a command in the persistent shell."""
+
+
+class AsyncFileAccess(Protocol):
+    """What a tool needs of `AsyncSandbox.files`."""
+
+    def read(self, path: str, *, max_bytes: int | None = None) -> Awaitable[bytes]:
+        """See `FileAccess.read`."""
+
+    def write(self, path: str, data: bytes | str) -> Awaitable[None]:
+        """See `FileAccess.write`."""
+
+    def list(self, path: str) -> Awaitable[Sequence[FileEntry]]:
+        """See `FileAccess.list`."""
+
+
+class AsyncComputer(Protocol):
+    """What a tool needs of `AsyncSandbox`."""
+
+    @property
+    def files(self) -> AsyncFileAccess:
+        """The sandbox's files."""
+
+    def run(
+        self,
+        command: str,
+        *,
+        timeout: float | None = None,
+        on_output: Callable[[str, bytes], None] | None = None,
+    ) -> Awaitable[CommandResult]:
+        """See `Computer.run`."""
+
+
+AnyComputer = Computer | AsyncComputer
+"""What a tool is given: it asks by `work.answer`, and need not know which."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,7 +169,7 @@ class Tool:
     parameters: Mapping[str, Mapping[str, object]]
     """JSON schema of each parameter."""
     required: tuple[str, ...]
-    function: Callable[[Computer, Arguments, ToolContext], Reply]
+    function: Callable[[AnyComputer, Arguments, ToolContext], Work[Reply]]
     aliases: tuple[str, ...] = ()
     """Names under which other packages' models know it."""
     parameter_aliases: Mapping[str, str] = field(default_factory=dict)

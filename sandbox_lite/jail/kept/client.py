@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from sandbox_lite.jail.files import Files
+    from sandbox_lite.jail.steps import Steps
     from sandbox_lite.spec import CommandResult, Enforcement
 
 _UNSET: Any = object()
@@ -182,7 +183,8 @@ class KeptSandbox:
                 wire.send_json(connection, {"op": "over"})
                 return bool(_checked(wire.receive_json(connection))["over"])
 
-            def finish(timeout: float | None) -> CommandResult:
+            def finish(timeout: float | None) -> Steps[CommandResult]:
+                yield from ()  # the keeper is who waits
                 wire.send_json(connection, {"op": "finish", "timeout": timeout})
                 data = _checked(wire.receive_json(connection))
                 done.append(wire.receive_result(connection, data["result"]))
