@@ -145,8 +145,6 @@ def test_rollback_ends_what_runs_and_brings_back_what_was(prepared: Sandbox) -> 
 
 
 def test_clean_is_free_and_nothing_else_is_taken_for_it(home: Path, face: faces.FaceName) -> None:
-    home: Path, face: faces.FaceName
-) -> None:
     with faces.made(face, SPEC) as sandbox:
         with sandbox.snapshot() as empty:
             assert empty.layers == ()
@@ -174,8 +172,6 @@ def test_clean_is_free_and_nothing_else_is_taken_for_it(home: Path, face: faces.
 
 
 def test_what_runs_meanwhile_is_paused_and_no_clean(home: Path, face: faces.FaceName) -> None:
-    home: Path, face: faces.FaceName
-) -> None:
     script = """(n=0; while :; do n=$((n+1)); echo $n >/w/a.new; mv /w/a.new /w/a; echo $n >/w/b.new
         mv /w/b.new /w/b; done) >/dev/null 2>&1 &"""
     with faces.made(face, SPEC) as sandbox:
