@@ -21,14 +21,14 @@ class AsyncAgent(Episode[AsyncComputer, AsyncChat]):
     Callbacks are plain functions, as there; they are called on the loop.
     """
 
-    async def run(self, task: str) -> Trajectory:
+    async def run(self, task: str, *, after: Trajectory | None = None) -> Trajectory:
         """Work on a task until it is submitted or a limit is reached; see `Agent.run`.
 
         Cancelled, it ends the command that runs, and completes the record as `INTERRUPTED` before
         it raises; `trajectory` has it.
         """
         try:
-            return await follow(self.run_work(task))
+            return await follow(self.run_work(task, after))
         except asyncio.CancelledError:
             await follow(self.end_work(StopReason.INTERRUPTED))
             raise

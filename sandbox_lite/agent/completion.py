@@ -151,3 +151,13 @@ def _usage(usage: object, messages: Sequence[Message], message: Message) -> Usag
         completion_tokens=len(json.dumps(message, default=str)) // 4,
         estimated=True,
     )
+
+
+def message_of(text: str, reasoning: str, calls: Sequence[ToolCall]) -> Message:
+    """Return the message of a step that is on record, as history holds it."""
+    message: Message = {"role": "assistant", "content": text}
+    if calls:
+        message["tool_calls"] = [_echo({}, call) for call in calls]
+    if reasoning:
+        message[REASONING[0]] = reasoning
+    return message

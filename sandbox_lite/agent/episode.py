@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from sandbox_lite.agent import prompt as prompts
 from sandbox_lite.agent import tools
+from sandbox_lite.agent.completion import message_of
 from sandbox_lite.agent.model import AsyncChat, Chat
 from sandbox_lite.agent.tools import AnyComputer, Observation, ToolCall, ToolContext
 from sandbox_lite.agent.trajectory import Seconds, Step, StopReason, Tokens, Trajectory, now
@@ -141,11 +142,14 @@ class Episode(Generic[_ComputerT, _ChatT]):
         """What happened so far."""
         return self._record
 
-    def run_work(self, task: str) -> Work[Trajectory]:
+    def run_work(self, task: str, after: Trajectory | None = None) -> Work[Trajectory]:
         """Return the work of `Agent.run`."""
         stop, error = StopReason.INTERRUPTED, None
         try:
-            yield from self.begin_work(task)
+            if after is None or not after.steps:
+                yield from self.begin_work(task)
+            else:
+                self._resume(after)
             stop = yield from self._loop()
         except KeyboardInterrupt:
             pass
@@ -176,6 +180,44 @@ class Episode(Generic[_ComputerT, _ChatT]):
         if self._writer is not None:
             self._writer.begin(self._record)
         yield from make_directories(self._sandbox, self._prompt.directories)
+
+    def _resume(self, record: Trajectory) -> None:
+        """Bring the conversation of a record back, whose sandbox is as its last step left it."""
+        first: list[Message] = []
+        if record.system_prompt:
+            first.append({"role": "system", "content": record.system_prompt})
+        remaining = self._remaining(self._limits.steps)
+        first.append({"role": "user", "content": f"{record.instance_prompt}\n\n{remaining}"})
+        self.messages[:] = first
+        self._begin_at = time.monotonic()
+        self._budget, self._silent = None, 0
+        self._record = dataclasses.replace(
+            record,
+            model=self._model_name,
+            started=now(),
+            spec=getattr(self._sandbox, "spec", None),
+            enforcement=getattr(self._sandbox, "enforcement", None),
+        )
+        if self._writer is not None:
+            self._writer.begin(self._record)
+        for step in record.steps:
+            self.messages.append(message_of(step.thought, step.reasoning, step.calls))
+            self._say(step.observations, step.note)
+            self._silent = 0 if step.calls else self._silent + 1
+            if self._writer is not None:
+                self._writer.step(step)
+
+    def _say(self, observations: Sequence[Observation], note: str) -> None:
+        """Tell the model what its calls brought."""
+        if not observations:
+            self.messages.append({"role": "user", "content": note})
+            return
+        contents = [observation.content for observation in observations]
+        contents[-1] += f"\n\n{note}"
+        self.messages += [
+            {"role": "tool", "tool_call_id": observation.call_id, "content": content}
+            for observation, content in zip(observations, contents, strict=True)
+        ]
 
     def step_work(self) -> Work[Step]:
         """Return the work of `Agent.step`."""
@@ -254,15 +296,7 @@ class Episode(Generic[_ComputerT, _ChatT]):
     ) -> Step:
         index = len(self._record.steps) + 1
         note = self._note(completion, index)
-        if observations:
-            contents = [observation.content for observation in observations]
-            contents[-1] += f"\n\n{note}"
-            self.messages += [
-                {"role": "tool", "tool_call_id": observation.call_id, "content": content}
-                for observation, content in zip(observations, contents, strict=True)
-            ]
-        else:
-            self.messages.append({"role": "user", "content": note})
+        self._say(observations, note)
         self._silent = 0 if completion.calls else self._silent + 1
         step = Step(
             index=index,

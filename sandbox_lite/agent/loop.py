@@ -18,14 +18,18 @@ __all__ = ["Agent", "AgentLimits"]
 class Agent(Episode[Computer, Chat]):
     """A model at work in one sandbox, on one task."""
 
-    def run(self, task: str) -> Trajectory:
+    def run(self, task: str, *, after: Trajectory | None = None) -> Trajectory:
         """Work on a task until it is submitted or a limit is reached.
+
+        Args:
+            task: What is to be done.
+            after: A record to go on with; the sandbox must be as its last step left it.
 
         Returns:
             All that happened, also when the model's server, the sandbox or the writing of the
             record failed (`error` and `hint` say how) or Ctrl-C was pressed (`INTERRUPTED`).
         """
-        return finish(self.run_work(task))
+        return finish(self.run_work(task, after))
 
     def begin(self, task: str) -> None:
         """Make the task's directories; start the conversation and the record.

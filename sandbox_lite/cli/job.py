@@ -20,14 +20,17 @@ from sandbox_lite.agent.model import Model, ModelSettings
 from sandbox_lite.agent.tools import ToolContext
 from sandbox_lite.agent.trajectory import StopReason, TrajectoryWriter
 from sandbox_lite.cli import signals, transfer
+from sandbox_lite.cli.checkpoints import Checkpoints
 from sandbox_lite.cli.terminal import status
 from sandbox_lite.config import OPTIONS
 from sandbox_lite.errors import FileAccessError, HostError, SandboxLiteError, SpecError
 from sandbox_lite.jail.sandbox import Sandbox
+from sandbox_lite.jail.snapshots import Snapshot
 
 if TYPE_CHECKING:
     from sandbox_lite.agent.prompt import Prompt
-    from sandbox_lite.agent.trajectory import Trajectory
+    from sandbox_lite.agent.trajectory import Step, Trajectory
+    from sandbox_lite.cli.checkpoints import Kind, Resume
     from sandbox_lite.cli.view import View
     from sandbox_lite.config import Settings
     from sandbox_lite.jail.transfer import TransferReport
@@ -52,6 +55,10 @@ class Job:
     """Where the run is kept; None is a fresh one below `settings.runs_dir`."""
     publish: tuple[Publish, ...] = ()
     allow_weaker: tuple[WeakerName, ...] = ()
+    checkpoint: Kind = "none"
+    """Of which steps the state is kept."""
+    resume: Resume | None = None
+    """Where another run is gone on with, instead of beginning."""
     default_network: str = "web"
     """Where the settings name none: the outside is half of what a computer is good for."""
     api_key: str | None = dataclasses.field(default=None, repr=False)
@@ -82,18 +89,22 @@ def perform(job: Job, view: View) -> JobResult:
     transfer.checked_input(job.input_dir)
     transfer.checked_output(job.output_dir)
     _checked_run_dir(job)
-    sandbox = Sandbox(
-        settings.rootfs, network=settings.network_or(job.default_network), ids=settings.ids,
-        allow=settings.allow, allow_private=settings.allow_private, publish=job.publish,
-        workdir=prompt.working_dir,
-        limits=settings.limits(settings.timeout), allow_weaker=job.allow_weaker,
-    )  # fmt: skip
-    with Model(_model_settings(job)) as model, sandbox:
+    with contextlib.ExitStack() as stack:
+        model = stack.enter_context(Model(_model_settings(job)))
+        sandbox = stack.enter_context(_sandbox(job, stack))
         transfer.send(sandbox, job.input_dir, prompt.input_dir)
         directory = _make_run_dir(job)
         record = _Record(directory, job, sandbox)
         view.begin(job, sandbox.enforcement, directory)
-        with TrajectoryWriter(directory / "trajectory.jsonl") as writer:
+        with (
+            TrajectoryWriter(directory / "trajectory.jsonl") as writer,
+            Checkpoints(sandbox, directory, job.checkpoint) as checkpoints,
+        ):
+
+            def told(step: Step) -> None:
+                view.step(step)
+                checkpoints.step(step)
+
             agent = Agent(
                 sandbox, model, prompt,
                 AgentLimits(
@@ -103,9 +114,23 @@ def perform(job: Job, view: View) -> JobResult:
                 context=ToolContext(timeout_seconds=settings.timeout, on_output=view.output),
                 writer=writer,
                 on_call=lambda call: view.call(call, _said(agent)),
-                on_step=view.step,
+                on_step=told,
             )  # fmt: skip
             return _work(agent, job, record, view)
+
+
+def _sandbox(job: Job, stack: contextlib.ExitStack) -> Sandbox:
+    settings = job.settings
+    sandbox = Sandbox(
+        settings.rootfs, network=settings.network_or(job.default_network), ids=settings.ids,
+        allow=settings.allow, allow_private=settings.allow_private, publish=job.publish,
+        workdir=job.prompt.working_dir,
+        limits=settings.limits(settings.timeout), allow_weaker=job.allow_weaker,
+    )  # fmt: skip
+    if job.resume is None:
+        return sandbox
+    snapshot = stack.enter_context(Snapshot.load(job.resume.snapshot, sandbox.spec))
+    return Sandbox(snapshot)
 
 
 def _said(agent: Agent) -> str:
@@ -119,7 +144,8 @@ def _work(agent: Agent, job: Job, record: _Record, view: View) -> JobResult:
     finished: Trajectory | None = None
     try:
         with view:
-            finished = agent.run(job.task)
+            after = None if job.resume is None else job.resume.trajectory
+            finished = agent.run(job.task, after=after)
     except KeyboardInterrupt:
         stop = StopReason.INTERRUPTED  # it came between two steps; they are on record
     finally:
@@ -252,6 +278,8 @@ class _Record:
             "api_key": "set" if job.api_key or settings.api_key() else "not set",
             "input_dir": job.input_dir and str(job.input_dir),
             "output_dir": job.output_dir and str(job.output_dir),
+            "checkpoint": job.checkpoint,
+            "resumed": job.resume and {"run": str(job.resume.run), "at": job.resume.at},
             "enforcement": dataclasses.asdict(sandbox.enforcement),
             "started": datetime.now(UTC).isoformat(timespec="seconds"),
             "stop": None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -28,6 +28,9 @@ from sandbox_lite.cli.execute import (
 from sandbox_lite.cli.terminal import fail
 from sandbox_lite.errors import SpecError
 
+if TYPE_CHECKING:
+    from sandbox_lite.cli.checkpoints import Resume
+
 Model = Annotated[str | None, typer.Option("--model", "-m", metavar="NAME", help="The model.")]
 BaseUrl = Annotated[
     str | None, typer.Option("--base-url", metavar="URL", help="OpenAI-compatible server.")
@@ -41,7 +44,9 @@ AsJson = Annotated[
 
 
 def run(
-    task: Annotated[str, typer.Argument(metavar="TASK", help="What to do; - reads it from stdin.")],
+    task: Annotated[
+        str | None, typer.Argument(metavar="TASK", help="What to do; - reads it from stdin.")
+    ] = None,
     input_dir: Annotated[
         Path | None, typer.Option("--input", metavar="DIR", help="Copied in before.")
     ] = None,
@@ -101,6 +106,15 @@ def run(
     runs_dir: Annotated[
         str | None, typer.Option(metavar="DIR", help="Where runs get directories of their own.")
     ] = None,
+    checkpoint: Annotated[
+        str, typer.Option(metavar="KIND", help="Keep the state after steps: none, dirty or all.")
+    ] = "none",
+    resume: Annotated[
+        Path | None, typer.Option(metavar="RUN", help="Go on with a run that kept its states.")
+    ] = None,
+    at: Annotated[
+        int | None, typer.Option(metavar="K", help="After its step K; else after the last.")
+    ] = None,
     as_json: AsJson = False,
 ) -> int:
     """Let a model solve a task in a sandbox of its own.
@@ -116,32 +130,39 @@ def run(
       sandbox-lite run "..." --base-url http://127.0.0.1:8000/v1 --model NAME
       sandbox-lite run - --network none --max-steps 30 < task.txt
       sandbox-lite run "..." --json | jq .answer
+      sandbox-lite run "..." --checkpoint dirty --run-dir first
+      sandbox-lite run --resume first --at 7
     """
-    settings = config.load(
-        {
-            "model": model, "base_url": base_url, "api_key_env": api_key_env, "rootfs": rootfs,
-            "network": network, "allow": allow, "allow_private": allow_private,
-            "prompt": prompt, "max_steps": max_steps, "max_tokens": max_tokens,
-            "max_seconds": max_seconds, "completion_tokens": completion_tokens,
-            "temperature": temperature, "extra_body": extra_body, "timeout": timeout,
-            "ids": ids, "memory": memory, "cpus": cpus, "pids": pids, "disk": disk, "wall": wall,
-            "model_timeout": model_timeout, "model_retries": model_retries, "runs_dir": runs_dir,
-        }
-    )  # fmt: skip
     # all that follows is slow to import, and --help needs none of it
     from sandbox_lite.agent import prompt as prompts
-    from sandbox_lite.cli import view
+    from sandbox_lite.cli import checkpoints, view
     from sandbox_lite.cli.job import Job, perform
 
+    resumed = _resumed(task, input_dir, resume, at)
+    before = {} if resume is None else checkpoints.given_before(resume)
+    named = {
+        "model": model, "base_url": base_url, "api_key_env": api_key_env, "rootfs": rootfs,
+        "network": network, "allow": allow, "allow_private": allow_private,
+        "prompt": prompt, "max_steps": max_steps, "max_tokens": max_tokens,
+        "max_seconds": max_seconds, "completion_tokens": completion_tokens,
+        "temperature": temperature, "extra_body": extra_body, "timeout": timeout,
+        "ids": ids, "memory": memory, "cpus": cpus, "pids": pids, "disk": disk, "wall": wall,
+        "model_timeout": model_timeout, "model_retries": model_retries, "runs_dir": runs_dir,
+    }  # fmt: skip
+    given = {name: value for name, value in named.items() if value is not None}
+    settings = config.load({**before, **given})
+    prompt_data = prompts.load(Path(settings.prompt) if settings.prompt else None)
     job = Job(
-        task=_read(task),
+        task=_read(task) if resumed is None else resumed.trajectory.task,
         settings=settings,
-        prompt=prompts.load(Path(settings.prompt) if settings.prompt else None),
+        prompt=prompt_data if resumed is None else resumed.prompt(prompt_data),
         input_dir=input_dir,
         output_dir=output_dir,
         run_dir=run_dir,
         publish=ports(publish),
         allow_weaker=weaker(allow_weaker),
+        checkpoint=checkpoints.kind(checkpoint),
+        resume=resumed,
     )
     result = perform(job, view.choose(as_json=as_json))
     if result.error is not None:
@@ -149,7 +170,26 @@ def run(
     return result.exit_code
 
 
-def _read(task: str) -> str:
+def _resumed(
+    task: str | None, input_dir: Path | None, run: Path | None, at: int | None
+) -> Resume | None:
+    from sandbox_lite.cli import checkpoints
+
+    if run is None:
+        if at is not None:
+            raise SpecError("--at names a step of a run", hint="--resume RUN --at K")
+        return None
+    if task is not None or input_dir is not None:
+        raise SpecError(
+            "a run that is gone on with has its task and its input already",
+            hint="leave out TASK and --input",
+        )
+    return checkpoints.resume(run, at)
+
+
+def _read(task: str | None) -> str:
+    if task is None:
+        raise SpecError("no task is given", hint='sandbox-lite run "What is to be done"')
     if task == "-":
         task = sys.stdin.buffer.read().decode(errors="replace")
     if not task.strip():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import re
 import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
@@ -32,6 +33,17 @@ MOST_LAYERS = 64
 The kernel's option string ends at 4095 bytes, and what is behind is lost without a word: the rootfs
 first. A layer's name takes 25 of them.
 """
+
+
+_PASSING = re.compile(
+    rb"^declare -\S+ (?:_|RANDOM|SRANDOM|SECONDS|EPOCH[A-Z]+|LINENO|HISTCMD|BASH_[A-Z]+|BASHPID|"
+    rb"BASHOPTS|PIPESTATUS|OLDPWD|FUNCNAME|PPID|GROUPS|DIRSTACK|COMP_WORDBREAKS)(?:=.*)?$",
+    re.MULTILINE,
+)
+
+
+def _lasting(shells: Mapping[str, bytes]) -> dict[str, bytes]:
+    return {name: _PASSING.sub(b"", state) for name, state in shells.items()}
 
 
 def label(rootfs: Rootfs) -> str:
@@ -102,6 +114,18 @@ class Snapshot:
     def whole(self) -> bool:
         """It is a copy of the rootfs as well: the host had no overlay."""
         return any(layer.whole for layer in self.layers)
+
+    def same_as(self, other: Snapshot) -> bool:
+        """Return whether files and shells are the same in both.
+
+        Files are where both share their layers, as one does that was taken while nothing changed.
+        What changes in a shell by itself, such as RANDOM, is left out.
+        """
+        if self.rootfs != other.rootfs or len(self.layers) != len(other.layers):
+            return False
+        if any(one is not another for one, another in zip(self.layers, other.layers, strict=True)):
+            return False
+        return _lasting(self.shells) == _lasting(other.shells)
 
     def check(self, spec: SandboxSpec, rootfs: Rootfs | None = None) -> None:
         """Check that a sandbox may be made of it by this request.

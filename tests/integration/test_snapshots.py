@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from sandbox_lite.spec import UpperKind
 
+COMMITTED = f"committed-{os.getpid()}"
 LIMITS = Limits.of(timeout=30)
 SPEC = SandboxSpec(rootfs="minimal", limits=LIMITS)
 PREPARE = """
@@ -272,17 +273,17 @@ def test_sixty_four_layers_are_all_there(home: Path) -> None:
 def test_commit_makes_a_rootfs_of_it(prepared: Sandbox) -> None:
     before = prepared.run("cd /; rm /sparse; cat /work/sub/one /closed/file; ls /var/log")
     store = Store()
-    info = prepared.commit("committed")
+    info = prepared.commit(COMMITTED)
     try:
         assert info.packages == store.info("minimal").packages
-        assert store.verify("committed").ok
-        with Sandbox("committed", limits=LIMITS) as sandbox:
+        assert store.verify(COMMITTED).ok
+        with Sandbox(COMMITTED, limits=LIMITS) as sandbox:
             after = sandbox.run("cat /work/sub/one /closed/file; ls /var/log")
             assert after.output == before.output
             assert sandbox.run("ls -d /usr/share/doc /etc/debian_version").exit_code != 0
             assert sandbox.run("find / -xdev -type c | grep -v ^/dev").stdout == ""
     finally:
-        store.remove("committed")
+        store.remove(COMMITTED)
 
 
 def test_the_hosts_own_files_become_no_rootfs(home: Path) -> None:
