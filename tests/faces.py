@@ -20,7 +20,9 @@ from sandbox_lite.agent.loop import Agent
 from sandbox_lite.agent.model import AsyncModel, Model, ModelSettings
 from sandbox_lite.agent.replay import ReplayReport, replay, replay_async
 from sandbox_lite.agent.work import follow
-from sandbox_lite.jail import aio
+from sandbox_lite.jail.aio import AsyncSandbox
+from sandbox_lite.jail.async_files import AsyncFiles
+from sandbox_lite.jail.async_shell import AsyncInteraction, AsyncShell
 from sandbox_lite.jail.sandbox import Sandbox
 from tests.fake_sandbox import AsyncFakeSandbox, FakeSandbox
 
@@ -34,10 +36,10 @@ FaceName = Literal["sync", "async"]
 FACES: tuple[FaceName, ...] = ("sync", "async")
 
 _ASYNC = (
-    aio.AsyncSandbox,
-    aio.AsyncFiles,
-    aio.AsyncShell,
-    aio.AsyncInteraction,
+    AsyncSandbox,
+    AsyncFiles,
+    AsyncShell,
+    AsyncInteraction,
     AsyncModel,
     AsyncFakeSandbox,
 )
@@ -147,7 +149,7 @@ def made(face: FaceName, *args: Any, **named: Any) -> Sandbox:
     """Return a sandbox with that face, to be opened."""
     if face == "sync":
         return Sandbox(*args, **named)
-    return cast("Sandbox", _Driven(aio.AsyncSandbox(*args, **named)))
+    return cast("Sandbox", _Driven(AsyncSandbox(*args, **named)))
 
 
 def model(face: FaceName, settings: ModelSettings) -> Model:
