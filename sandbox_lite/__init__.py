@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from sandbox_lite.jail.aio import AsyncSandbox
     from sandbox_lite.jail.pool import Pool
     from sandbox_lite.jail.sandbox import Sandbox
+    from sandbox_lite.jail.snapshots import Snapshot
 
 __version__ = "0.1.0"
 
@@ -45,6 +46,7 @@ __all__ = [
     "SandboxLiteError",
     "SandboxSpec",
     "SandboxStats",
+    "Snapshot",
     "Usage",
     "__version__",
 ]
@@ -59,6 +61,7 @@ _LAZY = {
     "ModelSettings": "sandbox_lite.agent.model",
     "Pool": "sandbox_lite.jail.pool",
     "Sandbox": "sandbox_lite.jail.sandbox",
+    "Snapshot": "sandbox_lite.jail.snapshots",
 }
 
 

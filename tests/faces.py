@@ -130,6 +130,8 @@ def _called(method: Any, *args: Any, **named: Any) -> Any:
 
 
 def _shown(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_shown(one) for one in value]
     return _Driven(value) if isinstance(value, _ASYNC) else value
 
 

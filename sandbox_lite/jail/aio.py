@@ -16,8 +16,10 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 
     from sandbox_lite.jail.async_shell import AsyncInteraction
+    from sandbox_lite.jail.changes import Change
     from sandbox_lite.jail.egress.serving import Egress
-    from sandbox_lite.jail.rootfs.store import Store
+    from sandbox_lite.jail.rootfs.store import Progress, RootfsInfo, Store
+    from sandbox_lite.jail.snapshots import Snapshot
     from sandbox_lite.spec import (
         CommandResult,
         Enforcement,
@@ -42,7 +44,7 @@ class AsyncSandbox:
 
     def __init__(
         self,
-        rootfs: str | SandboxSpec = "standard",
+        rootfs: str | SandboxSpec | Snapshot = "standard",
         *,
         network: str | None = None,
         allow: Sequence[str] = (),
@@ -57,6 +59,7 @@ class AsyncSandbox:
         allow_weaker: Collection[WeakerName] = (),
         require: str | None = None,
         store: Store | None = None,
+        snapshot: Snapshot | None = None,
     ) -> None:
         """Ask for a sandbox; see `Sandbox`, which takes the same.
 
@@ -67,7 +70,7 @@ class AsyncSandbox:
             Sandbox(
                 rootfs, network=network, allow=allow, allow_private=allow_private, publish=publish,
                 workdir=workdir, user=user, ids=ids, env=env, mounts=mounts, limits=limits,
-                allow_weaker=allow_weaker, require=require, store=store,
+                allow_weaker=allow_weaker, require=require, store=store, snapshot=snapshot,
             )
         )  # fmt: skip
 
@@ -87,8 +90,8 @@ class AsyncSandbox:
         return made
 
     async def __aenter__(self) -> Self:
-        """Open the sandbox; see `open`."""
-        return await self.open()
+        """Open the sandbox, see `open`, unless it is open already, as a fork is."""
+        return self if self._waits is not None else await self.open()
 
     async def __aexit__(self, *_: object) -> None:
         """Close the sandbox."""
@@ -228,6 +231,63 @@ class AsyncSandbox:
     def requests(self, after: int = 0) -> tuple[NetworkRequest, ...]:
         """See `Sandbox.requests`."""
         return self._sandbox.requests(after)
+
+    @contextlib.asynccontextmanager
+    async def _alone(self) -> AsyncIterator[None]:
+        """Wait until no shell has a command, and keep all from taking one."""
+        async with contextlib.AsyncExitStack() as stack:
+            for name in sorted({"main", *self._turns}):
+                await stack.enter_async_context(self._turn(name))
+            yield
+
+    async def snapshot(self) -> Snapshot:
+        """Freeze files and shells as they are now; see `Sandbox.snapshot`."""
+        made: list[Snapshot] = []
+        async with self._alone():
+            try:
+                work = self._sandbox.snapshot
+                await in_thread("snapshots", lambda: made.append(work()), surely=True)
+            except asyncio.CancelledError:
+                for one in made:
+                    one.close()
+                raise
+        return made[0]
+
+    async def fork(self, count: int = 1) -> list[AsyncSandbox]:
+        """Return open sandboxes that begin as this one is now; see `Sandbox.fork`."""
+        made: list[AsyncSandbox] = []
+
+        def work() -> None:
+            made.extend(AsyncSandbox.around(one) for one in self._sandbox.fork(count))
+
+        async with self._alone():
+            try:
+                await in_thread("snapshots", work, surely=True)
+            except asyncio.CancelledError:
+                for one in made:
+                    await one.close()
+                raise
+        for one in made:
+            one._waits = Waits.held()
+        return made
+
+    async def rollback(self, snapshot: Snapshot) -> None:
+        """Bring files and shells back to what they were; see `Sandbox.rollback`."""
+        async with self._alone():
+            await in_thread("snapshots", partial(self._sandbox.rollback, snapshot), surely=True)
+        for name in self._turns.keys() - {"main"}:
+            del self._turns[name]
+
+    async def diff(self, snapshot: Snapshot) -> tuple[Change, ...]:
+        """Return what differs from a snapshot; see `Sandbox.diff`."""
+        async with self._alone():
+            return await in_thread("snapshots", partial(self._sandbox.diff, snapshot))
+
+    async def commit(self, name: str, *, progress: Progress | None = None) -> RootfsInfo:
+        """Make a rootfs of what the sandbox shows now; see `Sandbox.commit`."""
+        work = partial(self._sandbox.commit, name, progress=progress)
+        async with self._alone():
+            return await in_thread("snapshots", work)
 
     def stats(self) -> SandboxStats:
         """See `Sandbox.stats`."""

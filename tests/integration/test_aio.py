@@ -211,6 +211,8 @@ OTHERWISE = {
     "__enter__": "a coroutine is entered by `async with`: __aenter__",
     "__exit__": "the same: __aexit__",
     "run_steps": "the machine that both faces drive",
+    "quiet": "the sandbox's own, for its snapshots",
+    "pid": "the sandbox's own, for its snapshots",
     "exec_steps": "the same",
     "expect_steps": "the same",
     "finish_steps": "the same",
@@ -233,7 +235,7 @@ OTHERWISE = {
             {"__enter__", "__exit__", "run_steps", "exec_steps", "connect"},
         ),
         (Files, AsyncFiles, set()),
-        (Shell, AsyncShell, {"run_steps", "end", "close"}),
+        (Shell, AsyncShell, {"run_steps", "end", "close", "quiet", "pid"}),
         (
             Interaction,
             AsyncInteraction,
