@@ -134,7 +134,7 @@ def sandbox(home: Path) -> Iterator[Sandbox]:
         yield opened
 
 
-@pytest.fixture(params=FACES, scope="session")
+@pytest.fixture(params=FACES, scope="module")
 def face(request: pytest.FixtureRequest) -> FaceName:
     """Which face of the sandbox: every test that asks for it runs over both."""
     name: FaceName = request.param

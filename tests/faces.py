@@ -20,7 +20,9 @@ from sandbox_lite.agent.loop import Agent
 from sandbox_lite.agent.model import AsyncModel, Model, ModelSettings
 from sandbox_lite.agent.replay import ReplayReport, replay, replay_async
 from sandbox_lite.agent.work import follow
-from sandbox_lite.jail import aio
+from sandbox_lite.jail.aio import AsyncSandbox
+from sandbox_lite.jail.async_files import AsyncFiles
+from sandbox_lite.jail.async_shell import AsyncInteraction, AsyncShell
 from sandbox_lite.jail.sandbox import Sandbox
 from tests.fake_sandbox import AsyncFakeSandbox, FakeSandbox
 
@@ -34,10 +36,10 @@ FaceName = Literal["sync", "async"]
 FACES: tuple[FaceName, ...] = ("sync", "async")
 
 _ASYNC = (
-    aio.AsyncSandbox,
-    aio.AsyncFiles,
-    aio.AsyncShell,
-    aio.AsyncInteraction,
+    AsyncSandbox,
+    AsyncFiles,
+    AsyncShell,
+    AsyncInteraction,
     AsyncModel,
     AsyncFakeSandbox,
 )
@@ -52,31 +54,55 @@ def _loop(pid: int) -> asyncio.AbstractEventLoop:
     return loop
 
 
+class _Call:
+    """A coroutine on the loop, for a caller in another thread who may be interrupted anywhere."""
+
+    def __init__(self, work: Coroutine[Any, Any, Any]) -> None:
+        self._work = work
+        self._loop = _loop(os.getpid())
+        self._task: asyncio.Task[None] | None = None
+        self._done = threading.Event()
+        self._end: tuple[Any, BaseException | None] = None, asyncio.CancelledError()
+
+    def answer(self) -> Any:
+        try:
+            self._loop.call_soon_threadsafe(self._start)
+            self._done.wait()
+        except BaseException:
+            # behind the start, if it came to that
+            self._loop.call_soon_threadsafe(self._cancel)
+            if not self._done.wait(30):
+                raise AssertionError("a cancelled call does not end") from None
+            raise
+        value, error = self._end
+        if error is not None:
+            raise error
+        return value
+
+    def _start(self) -> None:
+        self._task = self._loop.create_task(self._run())
+        self._task.add_done_callback(lambda _: self._finish())
+
+    async def _run(self) -> None:
+        try:
+            self._end = await self._work, None
+        except BaseException as error:  # noqa: BLE001  # a future would make another of some
+            self._end = None, error
+
+    def _cancel(self) -> None:
+        if self._task is None:
+            self._finish()
+        else:
+            self._task.cancel()
+
+    def _finish(self) -> None:
+        self._work.close()
+        self._done.set()
+
+
 def wait_for(work: Coroutine[Any, Any, Any]) -> Any:
     """Run a coroutine on the loop of the tests; what interrupts the caller cancels it."""
-    done = threading.Event()
-    ends: list[tuple[Any, BaseException | None]] = []
-
-    async def run() -> None:
-        try:
-            ends.append((await work, None))
-        except BaseException as error:  # noqa: BLE001  # a future would make another of some
-            ends.append((None, error))
-        finally:
-            done.set()
-
-    future = asyncio.run_coroutine_threadsafe(run(), _loop(os.getpid()))
-    try:
-        future.result()
-    except BaseException:
-        future.cancel()
-        if not done.wait(30):
-            raise AssertionError("a cancelled call does not end") from None
-        raise
-    value, error = ends[0]
-    if error is not None:
-        raise error
-    return value
+    return _Call(work).answer()
 
 
 class _Driven:
@@ -125,7 +151,7 @@ def made(face: FaceName, *args: Any, **named: Any) -> Sandbox:
     """Return a sandbox with that face, to be opened."""
     if face == "sync":
         return Sandbox(*args, **named)
-    return cast("Sandbox", _Driven(aio.AsyncSandbox(*args, **named)))
+    return cast("Sandbox", _Driven(AsyncSandbox(*args, **named)))
 
 
 def model(face: FaceName, settings: ModelSettings) -> Model:

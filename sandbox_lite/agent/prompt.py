@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import tomllib
 from dataclasses import dataclass
@@ -55,6 +56,15 @@ def load(path: Path | None = None) -> Prompt:
     Raises:
         TaskError: The file cannot be read, or is no prompt.
     """
+    return _loaded(path) if path is not None else _own()
+
+
+@functools.cache
+def _own() -> Prompt:
+    return _loaded(None)
+
+
+def _loaded(path: Path | None) -> Prompt:
     source = path or resources.files("sandbox_lite") / "prompts" / "default.toml"
     try:
         data = tomllib.loads(source.read_text(encoding="utf-8"))

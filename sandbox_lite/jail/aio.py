@@ -4,27 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 from functools import partial
 from typing import TYPE_CHECKING, Self
 
-from sandbox_lite.errors import FileAccessError
+from sandbox_lite.jail.async_files import AsyncFiles
+from sandbox_lite.jail.async_shell import AsyncShell
 from sandbox_lite.jail.coroutines import Waits, follow, in_thread
 from sandbox_lite.jail.sandbox import Sandbox
-from sandbox_lite.spec import MIB
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 
+    from sandbox_lite.jail.async_shell import AsyncInteraction
     from sandbox_lite.jail.changes import Change
     from sandbox_lite.jail.egress.serving import Egress
-    from sandbox_lite.jail.files import FileEntry, Files
-    from sandbox_lite.jail.interaction import Interaction
     from sandbox_lite.jail.rootfs.store import Progress, RootfsInfo, Store
-    from sandbox_lite.jail.shell import Shell
     from sandbox_lite.jail.snapshots import Snapshot
-    from sandbox_lite.jail.transfer import TransferReport
     from sandbox_lite.spec import (
         CommandResult,
         Enforcement,
@@ -37,163 +32,6 @@ if TYPE_CHECKING:
         SandboxStats,
         WeakerName,
     )
-
-LONG_BYTES = MIB
-"""Of a file; to copy less takes no longer than to wake a thread and to hand it over."""
-
-
-class AsyncFiles:
-    """`Files` for asyncio: what may take long is done in a thread, all else at once."""
-
-    def __init__(self, files: Files) -> None:
-        self._files = files
-
-    async def read(self, path: str | os.PathLike[str], *, max_bytes: int | None = None) -> bytes:
-        """See `Files.read`."""
-        if max_bytes is None or max_bytes > LONG_BYTES:
-            try:
-                return self._files.read(path, max_bytes=LONG_BYTES)
-            except FileAccessError as error:
-                if error.errno != errno.EFBIG:
-                    raise
-            return await in_thread("files", lambda: self._files.read(path, max_bytes=max_bytes))
-        return self._files.read(path, max_bytes=max_bytes)
-
-    async def write(
-        self, path: str | os.PathLike[str], data: bytes | str, *, mode: int | None = None
-    ) -> None:
-        """See `Files.write`."""
-        if len(data) > LONG_BYTES:
-            await in_thread("files", lambda: self._files.write(path, data, mode=mode))
-        else:
-            self._files.write(path, data, mode=mode)
-
-    async def list(self, path: str | os.PathLike[str] = ".") -> tuple[FileEntry, ...]:
-        """See `Files.list`."""
-        return self._files.list(path)
-
-    async def exists(self, path: str | os.PathLike[str]) -> bool:
-        """See `Files.exists`."""
-        return self._files.exists(path)
-
-    async def remove(self, path: str | os.PathLike[str], *, recursive: bool = False) -> None:
-        """See `Files.remove`."""
-        if recursive:
-            await in_thread("files", lambda: self._files.remove(path, recursive=True))
-        else:
-            self._files.remove(path)
-
-    async def upload(
-        self, source: str | os.PathLike[str], target: str | os.PathLike[str]
-    ) -> TransferReport:
-        """See `Files.upload`."""
-        return await in_thread("files", lambda: self._files.upload(source, target))
-
-    async def download(
-        self, path: str | os.PathLike[str], directory: str | os.PathLike[str]
-    ) -> TransferReport:
-        """See `Files.download`."""
-        return await in_thread("files", lambda: self._files.download(path, directory))
-
-
-class AsyncInteraction:
-    """`Interaction` for asyncio."""
-
-    def __init__(self, interaction: Interaction) -> None:
-        self._interaction = interaction
-
-    @property
-    def terminal(self) -> int:
-        """See `Interaction.terminal`."""
-        return self._interaction.terminal
-
-    @property
-    def over(self) -> bool:
-        """Whether the program has ended."""
-        return self._interaction.over
-
-    @property
-    def before(self) -> str:
-        """What the program printed before the last match of `expect`."""
-        return self._interaction.before
-
-    def send(self, data: str | bytes) -> None:
-        """Type some characters."""
-        self._interaction.send(data)
-
-    def sendline(self, line: str = "") -> None:
-        """Type a line and press Enter."""
-        self._interaction.sendline(line)
-
-    def control(self, letter: str) -> None:
-        """See `Interaction.control`."""
-        self._interaction.control(letter)
-
-    def resize(self, rows: int, columns: int) -> None:
-        """Tell the program the size of its window."""
-        self._interaction.resize(rows, columns)
-
-    def echo(self, on: bool) -> None:
-        """See `Interaction.echo`."""
-        self._interaction.echo(on)
-
-    async def expect(self, pattern: str, *, timeout: float = 30.0) -> str:
-        """See `Interaction.expect`."""
-        return await follow(self._interaction.expect_steps(pattern, timeout=timeout))
-
-    async def finish(self, *, timeout: float | None = 30.0) -> CommandResult:
-        """See `Interaction.finish`."""
-        return await follow(self._interaction.finish_steps(timeout=timeout))
-
-    async def result(self, timeout: float | None) -> CommandResult:
-        """See `Interaction.result`."""
-        return await follow(self._interaction.result_steps(timeout))
-
-
-class AsyncShell:
-    """`Shell` for asyncio: one command at a time, others take turns in the order they came."""
-
-    def __init__(self, shell: Shell, turn: asyncio.Lock) -> None:
-        self._shell = shell
-        self._turn = turn
-
-    @property
-    def name(self) -> str:
-        """Its name in the sandbox."""
-        return self._shell.name
-
-    @property
-    def cwd(self) -> str:
-        """The shell's directory, as far as it has said."""
-        return self._shell.cwd
-
-    async def run(
-        self,
-        command: str | bytes,
-        *,
-        timeout: float | None = None,
-        merge: bool = False,
-        on_output: Callable[[str, bytes], None] | None = None,
-        cancel_fd: int | None = None,
-    ) -> CommandResult:
-        """See `Shell.run`."""
-        async with self._turn:
-            return await follow(
-                self._shell.run_steps(
-                    command, timeout=timeout, merge=merge, on_output=on_output, cancel_fd=cancel_fd
-                )
-            )
-
-    @contextlib.asynccontextmanager
-    async def interact(self, command: str | bytes) -> AsyncIterator[AsyncInteraction]:
-        """See `Shell.interact`."""
-        async with self._turn:
-            with self._shell.interact(command) as interaction:
-                try:
-                    yield AsyncInteraction(interaction)
-                finally:
-                    # before the shell's own end of it, which would wait in this thread
-                    await follow(interaction.end_steps())
 
 
 class AsyncSandbox:

@@ -15,8 +15,9 @@ import pytest
 
 from sandbox_lite import Limits, Outcome, Pool
 from sandbox_lite.errors import FileAccessError, SandboxClosedError, SpecError
-from sandbox_lite.jail import aio
 from sandbox_lite.jail.aio import AsyncSandbox
+from sandbox_lite.jail.async_files import LONG_BYTES, AsyncFiles
+from sandbox_lite.jail.async_shell import AsyncInteraction, AsyncShell
 from sandbox_lite.jail.files import Files
 from sandbox_lite.jail.interaction import Interaction
 from sandbox_lite.jail.sandbox import Sandbox
@@ -230,14 +231,14 @@ OTHERWISE = {
     [
         (
             Sandbox,
-            aio.AsyncSandbox,
+            AsyncSandbox,
             {"__enter__", "__exit__", "run_steps", "exec_steps", "connect"},
         ),
-        (Files, aio.AsyncFiles, set()),
-        (Shell, aio.AsyncShell, {"run_steps", "end", "close", "quiet", "pid"}),
+        (Files, AsyncFiles, set()),
+        (Shell, AsyncShell, {"run_steps", "end", "close", "quiet", "pid"}),
         (
             Interaction,
-            aio.AsyncInteraction,
+            AsyncInteraction,
             {"expect_steps", "finish_steps", "result_steps", "end_steps", "attach"},
         ),
     ],
@@ -312,7 +313,7 @@ def test_closing_that_is_cancelled_is_done_all_the_same() -> None:
 
 def test_long_files_let_the_loop_go_on() -> None:
     async def work(sandbox: AsyncSandbox) -> None:
-        data = os.urandom(3 * aio.LONG_BYTES)
+        data = os.urandom(3 * LONG_BYTES)
         await sandbox.files.write("long", data)
         assert await sandbox.files.read("long") == data
         assert await sandbox.files.read("long", max_bytes=len(data)) == data

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import resource
 import signal
@@ -32,16 +33,16 @@ def sb(either: Sandbox) -> Sandbox:
     return either
 
 
-def test_long_outputs_never_fill_the_control_directory(sb: Sandbox) -> None:
+def test_long_outputs_never_fill_the_control_directory(sandbox: Sandbox) -> None:
     long = "head -c 70000000 /dev/zero | tr '\\0' a"
     for _ in range(8):
-        sb.run(long).check()
-    last = sb.run(long)
+        sandbox.run(long).check()
+    last = sandbox.run(long)
     # the newest is whole, to its cap; the oldest gave way, for commands need the place
-    assert sb.run(f"wc -c <{last.full_output}").stdout == f"{64 * MIB}\n"
+    assert sandbox.run(f"wc -c <{last.full_output}").stdout == f"{64 * MIB}\n"
     text = f": {'x' * 30 * MIB}\necho here"
-    assert sb.run(text).stdout == "here\n"
-    assert sb.exec(["cat"], input=b"there").stdout == "there"
+    assert sandbox.run(text).stdout == "here\n"
+    assert sandbox.exec(["cat"], input=b"there").stdout == "there"
 
 
 @pytest.mark.parametrize(
@@ -194,6 +195,7 @@ def test_ctrl_c_at_any_moment_of_exec_leaves_no_program(sb: Sandbox) -> None:
     while len(first.children()) > 1 and time.monotonic() < deadline:
         time.sleep(0.01)
     assert len(first.children()) == 1, [child.cmdline() for child in first.children()]
+    gc.collect()  # here, where it may complain
 
 
 # Ctrl-C between an open() and its `with` leaves that file object to Python's collector
@@ -205,6 +207,7 @@ def test_ctrl_c_at_any_moment_of_a_start_leaves_nothing(home: Path, face: FaceNa
         _interrupted(sandbox.open, 0.001 + step * 0.001)
         sandbox.close()
     assert _gone(name, 5), _named(name)
+    gc.collect()  # here, where it may complain
 
 
 def _named(hostname: str) -> set[int]:
