@@ -7,18 +7,19 @@ import fcntl
 import os
 import re
 import secrets
+import select
 import signal
 import struct
 import termios
 from typing import TYPE_CHECKING
 
 from sandbox_lite.errors import LaunchError
-from sandbox_lite.jail.control import make_fifo, script, write_file
+from sandbox_lite.jail.control import make_fifo, open_fifo, script, write_file
 from sandbox_lite.jail.process import explained, pidfd_signal
 from sandbox_lite.jail.pump import read_ready
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Iterator, Sequence
 
     from sandbox_lite.jail.pump import Pump
     from sandbox_lite.jail.supervisor import Supervisor
@@ -29,9 +30,11 @@ ROWS, COLUMNS = 24, 80
 _STATUS, _STATUS_END = re.compile(rb"\x01(\d{1,18}) (\d{1,3}) "), b"\x02\n"
 _STATUS_LIMIT = 64 * 1024
 _CODE = re.compile(rb"(\d{1,3})\n")
+_TEXT = "text"
 _STATE_LIMIT = 1024 * 1024
 _STATE_READS = 32
 _MARK_BYTES = 32
+_MOST_READY = 3
 _STATE_OFTEN = 64 * 1024
 """A larger state is asked for after every 16th command only: printing 6 MB takes bash 0.5 s."""
 
@@ -64,6 +67,9 @@ class Bash:
         self._mark = f"#{self._nonce} ".encode()
         self._status_buffer = b""
         self._state_buffer = bytearray()
+        self._found: list[tuple[int, int]] | None = None
+        self._reusable: set[str] = set()
+        """FIFOs for output that nobody holds any more."""
         with contextlib.ExitStack() as stack:
             with explained(f"start the shell {key}"):
                 self._open(stack)
@@ -96,6 +102,11 @@ class Bash:
         rc = self._supervisor.where(self.key, "rc")
         self._child = self._supervisor.start_shell(rc, self.terminal)
         stack.callback(os.close, self._child.pidfd)
+        self._epoll = select.epoll()
+        stack.callback(self._epoll.close)
+        # what background jobs print on /dev/tty goes nowhere, but must not block them
+        for fd in (self._status, self.terminal, self._child.pidfd):
+            self._epoll.register(fd, select.EPOLLIN)
 
     def _handshake(self) -> None:
         import pexpect
@@ -122,16 +133,50 @@ class Bash:
 
     # -- commands -----------------------------------------------------------------------------
 
-    def send(self, number: int, where: str) -> None:
-        """Let it source the command of that number with these redirections."""
+    def stream(self, name: str) -> int:
+        """Return the reading end of a FIFO for an output of the next command.
+
+        The one of an earlier command is taken where that has let go of it: see `release`.
+        """
+        if name in self._reusable:
+            self._reusable.discard(name)
+            # opened anew: poll(2) tells of writers that were there since then
+            return open_fifo(self.directory, name, os.O_RDONLY)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name, dir_fd=self.directory)
+        return make_fifo(self.directory, name, os.O_RDONLY)
+
+    def release(self, name: str) -> None:
+        """Use the FIFO of that output again: nobody has it open."""
+        self._reusable.add(name)
+
+    def give(self, text: bytes) -> None:
+        """Put the text of the next command where it is sourced from."""
+        # bash has read the last one to its end before it ran the first line of it
+        write_file(self.directory, _TEXT, text)
+
+    def send(self, number: int, streams: Sequence[str], *, tty: bool) -> None:
+        """Let it source the command that it was given.
+
+        Args:
+            number: Under which the end is reported; never used before.
+            streams: Those whose FIFOs it writes to; a single one takes all output.
+            tty: It has the terminal instead.
+        """
         # job control and a killed program may leave the terminal raw
         termios.tcsetattr(self.terminal, termios.TCSANOW, self._modes)
         often = len(self.state) <= _STATE_OFTEN or number % 16 == 0
-        base = self._supervisor.where(self.key, str(number))
+        base = self._supervisor.where(self.key)
+        if tty:
+            terminal = f"/dev/pts/{self.terminal_number}"
+            where = f"<{terminal} >{terminal} 2>&1"
+        else:
+            where = f"</dev/null >{base}/{streams[0]} 2>"
+            where += "&1" if len(streams) == 1 else f"{base}/{streams[1]}"
         # Two lines: an abort (set -u, SIGINT, a syntax error) drops the first alone. The backslash
         # keeps an alias of that name away. At the top level, for in a function `declare` is local.
-        lines = f"\\. {base} {where}\n__sbx_status $? {number}\n" + "__sbx_state\n" * often
-        os.write(self._commands, lines.encode())
+        lines = f"\\. {base}/{_TEXT} {where}\n__sbx_status $? {number}\n"
+        os.write(self._commands, (lines + "__sbx_state\n" * often).encode())
 
     def signal_foreground(self, number: signal.Signals) -> None:
         """Signal what runs in the foreground; the shell itself gets SIGINT only."""
@@ -159,18 +204,45 @@ class Bash:
 
     # -- reports ------------------------------------------------------------------------------
 
-    def watch(self, pump: Pump, on_status: Callable[[], None], *, tty: bool = False) -> None:
-        """Let a pump watch all that it may say, and its end."""
+    def fileno(self) -> int:
+        """Return a descriptor that can be read when it has something to say, or has ended."""
+        return self._epoll.fileno()
 
-        def ended() -> None:
-            self.ended = True
+    def block(self, seconds: float | None) -> None:
+        """Wait for that, at most so long, and leave it to `turn` to deal with it."""
+        self._found = self._epoll.poll(seconds, _MOST_READY)
 
-        pump.watch(self._status, on_status)
+    def turn(self, number: int) -> int | None:
+        """Deal with all that it has said; return the exit code of that command if it was there."""
+        if self._found is None:
+            self.block(0)
+        found, self._found = self._found or (), None
+        code = None
+        for fd, _ in found:
+            if fd == self._status:
+                code = self.read_status(number)
+            elif fd == self.terminal:
+                self._discard()
+            else:
+                self.ended = True
+        return code
+
+    @contextlib.contextmanager
+    def terminal_left(self) -> Iterator[None]:
+        """Read nothing from the terminal: somebody else does."""
+        self._epoll.unregister(self.terminal)
+        try:
+            yield
+        finally:
+            self._epoll.register(self.terminal, select.EPOLLIN)
+
+    def watch_state(self, pump: Pump) -> None:
+        """Let a pump take the state of the last command as it comes.
+
+        One that fills its FIFO keeps bash waiting. Else it is best left there: to be woken by each
+        of its lines costs more than most commands.
+        """
         pump.watch(self._states, self.read_state)
-        if not tty:
-            # what background jobs print on /dev/tty goes nowhere, but must not block them
-            pump.watch(self.terminal, self._discard)
-        pump.watch(self._child.pidfd, ended)
 
     def read_status(self, number: int) -> int | None:
         """Return the exit code of that command if it was reported."""
