@@ -67,6 +67,7 @@ class Bash:
         self._mark = f"#{self._nonce} ".encode()
         self._status_buffer = b""
         self._state_buffer = bytearray()
+        self._states_asked = self._states_before = self._states_seen = 0
         self._found: list[tuple[int, int]] | None = None
         self._reusable: set[str] = set()
         """FIFOs for output that nobody holds any more."""
@@ -176,6 +177,8 @@ class Bash:
         # Two lines: an abort (set -u, SIGINT, a syntax error) drops the first alone. The backslash
         # keeps an alias of that name away. At the top level, for in a function `declare` is local.
         lines = f"\\. {base}/{_TEXT} {where}\n__sbx_status $? {number}\n"
+        self._states_before = self._states_asked
+        self._states_asked += often
         os.write(self._commands, (lines + "__sbx_state\n" * often).encode())
 
     def signal_foreground(self, number: signal.Signals) -> None:
@@ -260,13 +263,24 @@ class Bash:
         self._status_buffer = rest[-_STATUS_LIMIT:]
         return code
 
+    def read_state_before(self) -> None:
+        """Take the state of the command before the last, which has been printed by now.
+
+        Bash may be printing the next: to read that line by line would take its time.
+        """
+        if self._states_seen < self._states_before:
+            self._take_state()
+
     def read_state(self) -> None:
         """Take the states that were printed."""
         # anybody inside can write here as fast as it is read
         for _ in range(_STATE_READS):
-            data = read_ready(self._states)
-            if not data:
+            if not self._take_state():
                 return
+
+    def _take_state(self) -> bool:
+        data = read_ready(self._states)
+        if data:
             self._state_buffer += data
             # a mark can only end in what is new
             start = max(0, len(self._state_buffer) - len(data) - _MARK_BYTES)
@@ -278,11 +292,13 @@ class Bash:
                 if at <= _STATE_LIMIT:
                     self.state = bytes(self._state_buffer[:at])
                 self.state_code = int(code[1])
+                self._states_seen += 1
                 del self._state_buffer[: code.end()]
                 start = 0
             # too large to keep: only enough is held to find the mark that ends it
             if len(self._state_buffer) > 2 * _STATE_LIMIT:
                 del self._state_buffer[_STATE_LIMIT + 1 : -_MARK_BYTES]
+        return bool(data)
 
     def _discard(self) -> None:
         with contextlib.suppress(OSError):

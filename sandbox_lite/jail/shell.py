@@ -124,7 +124,6 @@ class Shell:
         assert bash is not None, "closed shells are not asked"
         if not bash.ended:
             bash.turn(0)
-            bash.read_state()
         if not bash.ended:
             return bash
         bash.read_state()
@@ -314,8 +313,10 @@ class Shell:
         background = call.pump.settle()
         for stream in call.pump.ended:
             call.bash.release(stream)
-        # of the command before, at the latest; bash has printed all of it by now
-        call.bash.read_state()
+        if call.bash.ended:
+            call.bash.read_state()
+        else:
+            call.bash.read_state_before()
         output = call.pump.output
         if background:
             output.spool_all()
