@@ -38,7 +38,10 @@ _MOST_READY = 3
 _STATE_OFTEN = 64 * 1024
 """A larger state is asked for after every 16th command only: printing 6 MB takes bash 0.5 s."""
 
-_TIOCSIG, _TIOCGSID = 0x40045436, 0x5429  # ioctl_tty(2); the same on x86-64 and aarch64
+# ioctl_tty(2); the same on x86-64 and aarch64
+_TIOCSIG, _TIOCGSID, _TCGETS, _TCSETS = 0x40045436, 0x5429, 0x5401, 0x5402
+_TERMIOS_FLAGS, _TERMIOS_BYTES = struct.Struct("4I"), 36
+"""The kernel's own, which tcsetattr(3) asks for three times on its way."""
 
 
 class Bash:
@@ -91,6 +94,9 @@ class Bash:
         text = script("rc.bash").replace("KEY", self.key).replace("NONCE", self._nonce)
         write_file(self.directory, "rc", text.encode())
         write_file(self.directory, "restore", self.state)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC
+        self._text = os.open(_TEXT, flags, 0o600, dir_fd=self.directory)
+        stack.callback(os.close, self._text)
 
         def fifo(name: str) -> int:
             fd = make_fifo(self.directory, name, os.O_RDWR)
@@ -123,8 +129,10 @@ class Bash:
                 hint="does the rootfs have bash?",
             ) from None
         fcntl.ioctl(self.terminal, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, COLUMNS, 0, 0))
-        modes = termios.tcgetattr(self.terminal)
-        self._modes = [*modes[:3], modes[3] & ~termios.ECHO, *modes[4:]]
+        modes = fcntl.ioctl(self.terminal, _TCGETS, bytes(_TERMIOS_BYTES))
+        flags = list(_TERMIOS_FLAGS.unpack_from(modes))
+        flags[3] &= ~termios.ECHO
+        self._modes = _TERMIOS_FLAGS.pack(*flags) + modes[_TERMIOS_FLAGS.size :]
         self.read_status(0)
 
     @property
@@ -154,7 +162,10 @@ class Bash:
     def give(self, text: bytes) -> None:
         """Put the text of the next command where it is sourced from."""
         # bash has read the last one to its end before it ran the first line of it
-        write_file(self.directory, _TEXT, text)
+        fd, done = self._text, 0
+        while done < len(text):
+            done += os.pwrite(fd, text[done:] if done else text, done)
+        os.ftruncate(fd, len(text))
 
     def send(self, number: int, streams: Sequence[str], *, tty: bool) -> None:
         """Let it source the command that it was given.
@@ -165,7 +176,7 @@ class Bash:
             tty: It has the terminal instead.
         """
         # job control and a killed program may leave the terminal raw
-        termios.tcsetattr(self.terminal, termios.TCSANOW, self._modes)
+        fcntl.ioctl(self.terminal, _TCSETS, self._modes)
         often = len(self.state) <= _STATE_OFTEN or number % 16 == 0
         base = self._supervisor.where(self.key)
         if tty:

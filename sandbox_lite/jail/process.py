@@ -52,15 +52,22 @@ def admitted() -> Iterator[None]:
         yield
 
 
-@contextlib.contextmanager
-def explained(doing: str) -> Iterator[None]:
+class explained:  # a context manager, as those of contextlib
     """Turn any OSError of the block into a HostError with the remedy, where one is known."""
-    try:
-        yield
-    except OSError as error:
-        raise HostError(
-            f"cannot {doing}: {error.strerror or error}", hint=_HINTS.get(error.errno or 0)
-        ) from error
+
+    def __init__(self, doing: str) -> None:
+        self._doing = doing
+
+    def __enter__(self) -> None:
+        """Begin."""
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        """Explain."""
+        if isinstance(error, OSError):
+            raise HostError(
+                f"cannot {self._doing}: {error.strerror or error}",
+                hint=_HINTS.get(error.errno or 0),
+            ) from error
 
 
 def _reset_words() -> tuple[str, ...]:

@@ -425,6 +425,9 @@ class Sandbox:
             LaunchError: It did not start.
         """
         supervisor = self._open_supervisor()
+        known = self._shells.get(name)
+        if known is not None:
+            return known
         with supervisor.in_use(), self._shells_lock:
             if name not in self._shells:
                 assert self._drainer is not None

@@ -186,8 +186,8 @@ class Shell:
             for _ in range(_TRIES):
                 with self._call(command, merge=merge, on_output=on_output) as call:
                     try:
-                        if cancel_fd is not None:
-                            call.pump.cancel_on(cancel_fd)
+                        call.pump.cancel_on(cancel_fd)
+                        if cancel_fd is not None or on_output is not None:
                             call.watch()
                         if not (yield from self._never_began(call, timeout)):
                             return (yield from self._complete(call, timeout))

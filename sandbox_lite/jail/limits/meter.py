@@ -220,10 +220,16 @@ class Meter:
     def _count(self) -> int:
         """Return the number of processes and threads."""
         count = self._box.pids()
-        if count is None:
-            # RLIMIT_NPROC, like pids.max, counts the dead until they have been waited for
-            return sum(max(1, entry.threads) for entry in self._processes.entries(dead=True))
-        return count
+        return _tasks(self._processes.entries(dead=True)) if count is None else count
+
+    def _count_and_cpu(self) -> tuple[int, float]:
+        """Return the number of processes and threads, and the cpu seconds spent so far."""
+        count, cpu = self._box.pids(), self._box.read_cpu()
+        if count is None or cpu is None:
+            entries = self._processes.entries(dead=True)
+            count = _tasks(entries) if count is None else count
+            cpu = _spent(entries) if cpu is None else cpu
+        return count, cpu
 
     def _recover(self) -> int:
         """See that a command can start processes, and remember who was there before it."""
@@ -236,19 +242,23 @@ class Meter:
             self._samples.healthy = frozenset(self._processes.pids())
         return count
 
-    def _outlast(self, span: Span) -> Steps[int]:
+    def _grows(self, span: Span, count: int) -> bool:
+        """Return whether an ended command may have left behind what becomes more and more."""
+        alone = self._limits.pids is not None and len(self._spans) == 1
+        return alone and count >= span.pids_before + _SEVERAL
+
+    def _outlast(self, span: Span, count: int) -> Steps[None]:
         """Wait for the end of a growth that a command has left behind, and end it.
 
-        Returns:
-            How many processes and threads there were in the end.
+        Args:
+            span: The command, which has ended.
+            count: How many processes and threads there are.
 
         A fork bomb returns at once. Were the next command sent meanwhile, its bash would find no
         room for a process and sleep for a second and more before it tries again.
         """
         limit = self._limits.pids
-        count = self._count()
-        if limit is None or len(self._spans) > 1 or count < span.pids_before + _SEVERAL:
-            return count
+        assert limit is not None, "else nothing need be waited for"
         still = 0
         deadline = time.monotonic() + _OUTLAST_SECONDS
         while time.monotonic() < deadline:
@@ -263,21 +273,23 @@ class Meter:
             still = 0 if count > before else still + 1
             if still >= _STILL:
                 break
-        return count
 
     def ending(self, span: Span) -> Steps[Ending]:
         """Return what a command met and took; its span must still be open."""
-        count = yield from self._outlast(span)
+        count, cpu = self._count_and_cpu()
+        idle = not self._grows(span, count)
+        if not idle:
+            yield from self._outlast(span, count)
+            count, cpu = self._count_and_cpu()
         with self._lock:
             use = self._look_at_disk()
             if not self._box.counts_pids:
-                self._look_at_pids()
+                self._look_at_pids(count)
             after = self._counters()
-            cpu = self._cpu_seconds()
-            if len(self._spans) == 1 and count <= 1 + len(self._shells):
+            if idle and len(self._spans) == 1 and count <= 1 + len(self._shells):
                 shells = frozenset(self._shells)
                 self._rest = _Rest(counters=after, cpu_seconds=cpu, count=count, shells=shells)
-            spent = None if cpu is None or span.cpu_before is None else cpu - span.cpu_before
+            spent = None if span.cpu_before is None else cpu - span.cpu_before
             fresh = self._samples.leftovers_killed - self._samples.told_leftovers
             self._samples.told_leftovers += fresh
             return Ending(
@@ -384,13 +396,9 @@ class Meter:
 
     def _cpu_seconds(self) -> float | None:
         found = self._box.read_cpu()
-        if found is not None:
-            return found
-        # the time of the dead is in whoever waited for them
-        return sum(entry.cpu_seconds for entry in self._processes.entries())
+        return _spent(self._processes.entries()) if found is None else found
 
-    def _look_at_pids(self) -> int:
-        count = self._box.pids()
+    def _look_at_pids(self, count: int | None = None) -> int:
         limit = self._limits.pids
         if count is None:
             count = self._count()
@@ -501,6 +509,16 @@ class Meter:
         # what they wrote to the last must not be taken for the next one's doing
         disk.walk()
         self._samples.stored = disk.stored
+
+
+def _tasks(entries: list[Entry]) -> int:
+    # RLIMIT_NPROC, like pids.max, counts the dead until they have been waited for
+    return sum(max(1, entry.threads) for entry in entries)
+
+
+def _spent(entries: list[Entry]) -> float:
+    # the time of the dead is in whoever waited for them
+    return sum(entry.cpu_seconds for entry in entries if not entry.dead)
 
 
 def _peak(span: Span) -> int | None:
