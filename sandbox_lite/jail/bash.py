@@ -11,6 +11,7 @@ import select
 import signal
 import struct
 import termios
+import time
 from typing import TYPE_CHECKING
 
 from sandbox_lite.errors import LaunchError
@@ -106,6 +107,7 @@ class Bash:
         self._commands, self._status, self._states = fifo("command"), fifo("status"), fifo("state")
         self.terminal, self.terminal_number = self._supervisor.open_terminal()
         stack.callback(os.close, self.terminal)
+        self._prepare_terminal()
         rc = self._supervisor.where(self.key, "rc")
         self._child = self._supervisor.start_shell(rc, self.terminal)
         stack.callback(os.close, self._child.pidfd)
@@ -116,24 +118,23 @@ class Bash:
             self._epoll.register(fd, select.EPOLLIN)
 
     def _handshake(self) -> None:
-        import pexpect
-        from pexpect import fdpexpect
+        deadline = time.monotonic() + START_SECONDS
+        while self.turn(0) is None:
+            left = deadline - time.monotonic()
+            if self.ended or left <= 0:
+                how = "it ended" if self.ended else "it says nothing"
+                raise LaunchError(
+                    f"bash did not start in the sandbox: {how}",
+                    hint="does the rootfs have bash?",
+                )
+            self.block(left)
 
-        # pexpect's select() raises for descriptors above 1023
-        spawn = fdpexpect.fdspawn(self.terminal, timeout=START_SECONDS, use_poll=True)
-        try:
-            spawn.expect_exact(f"sandbox-lite ready {self._nonce}\r\n".encode())
-        except (pexpect.EOF, pexpect.TIMEOUT) as error:
-            raise LaunchError(
-                f"bash did not start in the sandbox ({type(error).__name__})",
-                hint="does the rootfs have bash?",
-            ) from None
+    def _prepare_terminal(self) -> None:
         fcntl.ioctl(self.terminal, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, COLUMNS, 0, 0))
         modes = fcntl.ioctl(self.terminal, _TCGETS, bytes(_TERMIOS_BYTES))
         flags = list(_TERMIOS_FLAGS.unpack_from(modes))
         flags[3] &= ~termios.ECHO
         self._modes = _TERMIOS_FLAGS.pack(*flags) + modes[_TERMIOS_FLAGS.size :]
-        self.read_status(0)
 
     @property
     def pid(self) -> int:

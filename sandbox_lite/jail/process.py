@@ -37,6 +37,7 @@ os.execv(sys.argv[1], sys.argv[1:])
 """
 
 
+_IDLE_STARTERS = 2
 _cores = len(os.sched_getaffinity(0))
 _gate = threading.BoundedSemaphore(_cores + 1)
 
@@ -121,14 +122,31 @@ class _Spawner:
         self._jobs: queue.SimpleQueue[_Job] = queue.SimpleQueue()
         self.pieces: queue.SimpleQueue[_Piece] = queue.SimpleQueue()
         threading.Thread(target=self._serve, name="sandbox-lite spawner", daemon=True).start()
+        self._idle = 0
+        self._idle_lock = threading.Lock()
+        self._add_starter()
+
+    def _add_starter(self) -> None:
+        with self._idle_lock:
+            self._idle += 1
         threading.Thread(
             target=self._serve_pieces, name="sandbox-lite starter", daemon=True
         ).start()
 
     def _serve_pieces(self) -> None:
         while True:
-            # several starts go on at once
-            threading.Thread(target=self.pieces.get().run, daemon=True).start()
+            piece = self.pieces.get()
+            with self._idle_lock:
+                self._idle -= 1
+                last = not self._idle
+            if last:
+                # several starts go on at once
+                self._add_starter()
+            piece.run()
+            with self._idle_lock:
+                if self._idle >= _IDLE_STARTERS:
+                    return
+                self._idle += 1
 
     def _serve(self) -> None:
         while True:

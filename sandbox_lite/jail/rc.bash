@@ -45,4 +45,3 @@ trap '__sbx_state; exit "$__sbx_code"' EXIT
 set +o errexit
 unset TMOUT
 __sbx_status 0 0
-printf 'sandbox-lite ready NONCE\n' >/dev/tty

@@ -97,8 +97,7 @@ def test_settings_of_the_kernel(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatc
     # writes what is there
     write = "v=$(cat /proc/sys/vm/swappiness) && echo $v >/proc/sys/vm/swappiness"
     assert not sandbox.run(write).ok
-    words = ("--proc", "/proc", "--dev", "/dev", "--bind", bwrap.SHM, "/dev/shm")
-    monkeypatch.setattr(bwrap, "devices", lambda **_: words)
+    monkeypatch.setattr(bwrap, "covers", lambda _: ())
     with Sandbox("minimal") as bare:
         # those of an ordinary user the kernel itself refuses
         assert bare.run(write).ok is (os.geteuid() == 0)

@@ -288,6 +288,14 @@ class CgroupBox:
         return fd
 
 
+def _write(path: str, value: str) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, value.encode())
+    finally:
+        os.close(fd)
+
+
 class _VanishedError(Exception):
     """The directory in which groups were made is no more."""
 
@@ -332,9 +340,9 @@ class _Cgroup:
         paths = {controller: base / name for controller, base in ground.controllers.items()}
         places = tuple(dict.fromkeys(paths.values()))
         try:
+            # the janitor first: we may be killed right after
+            janitor.SHARED.watch_groups(*map(str, places))
             for path in places:
-                # the janitor first: we may be killed right after
-                janitor.SHARED.watch_group(path)
                 self._make(path)
             self._set(ask, paths)
             with contextlib.closing(CgroupBox(self._names, ground, paths)) as box:
@@ -342,13 +350,13 @@ class _Cgroup:
         finally:
             # a forked child may drop its copy of this generator, which runs this block there too
             if owner == os.getpid():
-                for path in places:
-                    if group.remove(path):
-                        janitor.SHARED.forget(path)
+                gone = [path for path in places if group.remove(path)]
+                if gone:
+                    janitor.SHARED.forget(*gone)
 
     def _make(self, path: Path) -> None:
         try:
-            path.mkdir()
+            os.mkdir(path)  # noqa: PTH102  # pathlib is slow
         except FileNotFoundError:
             raise _VanishedError from None
         except OSError as error:
@@ -364,7 +372,7 @@ class _Cgroup:
             if one.controller and one.controller not in paths:
                 continue
             try:
-                (path / one.file).write_text(one.value)
+                _write(f"{path}/{one.file}", one.value)
             except OSError as error:
                 if one.optional and error.errno in (
                     errno.ENOENT,

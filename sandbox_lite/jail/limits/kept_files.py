@@ -22,6 +22,7 @@ class KeptFiles:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._fds: OrderedDict[str, int] = OrderedDict()
+        self._most = 0
 
     def read(self, path: str, size: int) -> bytes:
         """Return what the file says now.
@@ -47,10 +48,11 @@ class KeptFiles:
             self._fds.move_to_end(path)
             return fd
         fd = self._fds[path] = os.open(path, flags | os.O_CLOEXEC)
-        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        most = max(1, min(_MOST, soft // _PART)) if soft > 0 else _MOST
-        while len(self._fds) > most:
-            os.close(self._fds.popitem(last=False)[1])
+        if len(self._fds) > self._most:
+            soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+            self._most = max(1, min(_MOST, soft // _PART)) if soft > 0 else _MOST
+            while len(self._fds) > self._most:
+                os.close(self._fds.popitem(last=False)[1])
         return fd
 
     def forget(self, directory: str) -> None:
