@@ -94,7 +94,8 @@ class Bash:
         stack.callback(os.close, self.directory)
         text = script("rc.bash").replace("KEY", self.key).replace("NONCE", self._nonce)
         write_file(self.directory, "rc", text.encode())
-        write_file(self.directory, "restore", self.state)
+        if self.state:
+            write_file(self.directory, "restore", self.state)
         flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC
         self._text = os.open(_TEXT, flags, 0o600, dir_fd=self.directory)
         stack.callback(os.close, self._text)

@@ -40,9 +40,8 @@ class Plan:
             len(self.mounts), len(self.words),
         )  # fmt: skip
         numbers = struct.pack(f"={len(self.fds)}i", *self.fds)
-        strings = [word for pair in self.mounts for word in pair]
-        text = b"".join(os.fsencode(word) + b"\0" for word in (*strings, *self.words))
-        return head + numbers + text
+        strings = (word for pair in self.mounts for word in pair)
+        return head + numbers + os.fsencode("\0".join((*strings, *self.words, "")))
 
     def descriptors(self) -> tuple[int, ...]:
         """Return those that go with it, in the order in which the nest takes them."""
