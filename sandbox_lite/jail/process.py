@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from typing import IO
 
 _HINTS = {
-    errno.EMFILE: "raise the limit of open files (ulimit -n); a sandbox takes 16, a command 5 more",
+    errno.EMFILE: "raise the limit of open files (ulimit -n); a sandbox takes 18, a command 5 more",
     errno.ENFILE: "close files, or raise the host's limit: sysctl fs.file-max",
     errno.EAGAIN: "end processes, or raise their limit: ulimit -u",
     errno.ENOMEM: "the host is short of memory",
