@@ -188,7 +188,7 @@ class Pool:
         sandbox = Sandbox(shelf.spec, store=self._store)
         try:
             sandbox.open()
-            # the first command takes twice as long: bash, and we, touch everything for the first time
+            # the first command takes twice as long: it touches everything for the first time
             sandbox.run(":")
         except SandboxLiteError:
             sandbox.close()

@@ -15,15 +15,10 @@ from typing import TYPE_CHECKING
 from sandbox_lite.jail.limits import verdict
 from sandbox_lite.jail.limits.backend import Counters
 from sandbox_lite.jail.limits.disk import DirectoryDisk, DiskUse, TmpfsDisk
-from sandbox_lite.jail.limits.processes import (
-    FIRST,
-    Entry,
-    descendants,
-    holds_memory,
-    host_shared_bytes,
-)
+from sandbox_lite.jail.limits.memory import MemoryWatch
+from sandbox_lite.jail.limits.processes import FIRST, Entry, descendants
 from sandbox_lite.jail.steps import Wait
-from sandbox_lite.spec import MIB, Outcome, SandboxStats, Usage
+from sandbox_lite.spec import Outcome, SandboxStats, Usage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -37,7 +32,6 @@ BUSY_SECONDS = 0.02
 """Between two looks while a command runs: a process touches about 0.4 GB in a second."""
 CALM_SECONDS = 0.1
 """Between two looks at what a command left behind, and at one that is far from every bound."""
-_SHARED_STEP_BYTES = 4 * MIB
 _PURGES, _CALM_AGAIN_SECONDS = 20, 1.0
 """After so many in a row the bomb is among those that were there before, and none is spared."""
 _SEVERAL = 2
@@ -90,15 +84,12 @@ class _Rest:
 class _Samples:
     """What our own looks have counted; they only grow."""
 
-    out_of_memory: int = 0
     pids_refused: int = 0
     disk_filled: int = 0
     shm_filled: int = 0
     leftovers_killed: int = 0
     told_leftovers: int = 0
     full: frozenset[LimitName] = frozenset()
-    shared_bytes: int = 0
-    memfd_bytes: int = 0
     stored: tuple[int, int] = (0, 0)
     healthy: frozenset[int] = field(default_factory=frozenset)
     purged_at: float = float("-inf")
@@ -132,6 +123,7 @@ class Meter:
         self._box = box
         self._processes = processes
         self._disk = disk
+        self._memory = MemoryWatch(limits.memory_bytes, box, processes, disk)
         self._end_sandbox = end
         self._wake = wake
         self._lock = threading.RLock()
@@ -141,7 +133,6 @@ class Meter:
         self._streak: tuple[Outcome, int] = (Outcome.EXITED, 0)
         self._closed = False
         self._dormant = False
-        self._dying: int | None = None
         self._rest: _Rest | None = None
         self.started = time.monotonic()
         self.expired = False
@@ -360,7 +351,7 @@ class Meter:
         """Look no more."""
         with self._lock:
             self._closed = True
-            self._forget_dying()
+            self._memory.close()
 
     def stats(self) -> SandboxStats:
         """Return one look for a person."""
@@ -388,7 +379,7 @@ class Meter:
     def _counters(self) -> Counters:
         kernel, ours = self._box.counters(), self._samples
         return Counters(
-            out_of_memory=kernel.out_of_memory + ours.out_of_memory,
+            out_of_memory=kernel.out_of_memory + self._memory.kills,
             pids_refused=kernel.pids_refused + ours.pids_refused,
             disk_filled=ours.disk_filled,
             shm_filled=ours.shm_filled,
@@ -439,53 +430,10 @@ class Meter:
             self._samples.leftovers_killed += killed
 
     def _look_at_memory(self) -> bool:
-        """Kill who holds most where all together hold too much; whether half the bound is near."""
-        limit = self._limits.memory_bytes
-        if limit is None or not self._box.near(limit // 2):
-            return False
-        if self._awaits_a_death():
-            return True
-        sampled = "memory" not in self._box.holds
-        if sampled:
-            # descriptors take long to look through; a memfd grows with the host's shared memory
-            shared = host_shared_bytes()
-            grown = abs(shared - self._samples.shared_bytes) > _SHARED_STEP_BYTES
-            if grown:
-                self._samples.shared_bytes = shared
-            rough, memfds = self._processes.rough_bytes(memfds=grown)
-            if grown:
-                self._samples.memfd_bytes = memfds
-            memory = rough + self._samples.memfd_bytes
-        else:
-            memory = self._box.read(self._disk.look().tmpfs_bytes).memory_bytes or 0
+        memory, near = self._memory.look()
         for span in self._spans:
             span.peak_memory = max(span.peak_memory, memory)
-        if memory > limit:
-            held = self._processes.held()
-            # Of a group the sum is the kernel's own; shared memory that no process holds any more
-            # is in it, and no kill would give that back.
-            beyond = held.total_bytes > (limit if sampled else limit // 2)
-            if beyond and held.largest is not None:
-                self._dying = self._processes.kill(held.largest)
-                self._samples.out_of_memory += self._dying is not None
-        return memory > limit // 2
-
-    def _awaits_a_death(self) -> bool:
-        """Return whether who was killed last has yet to give its memory back.
-
-        Nobody else has to die meanwhile, and nobody waits here: others are to be looked at.
-        """
-        if self._dying is None:
-            return False
-        if holds_memory(self._dying):
-            return True
-        self._forget_dying()
-        return False
-
-    def _forget_dying(self) -> None:
-        if self._dying is not None:
-            os.close(self._dying)
-            self._dying = None
+        return near
 
     def _look_at_disk(self) -> DiskUse:
         use = self._disk.look()
