@@ -12,6 +12,7 @@ import contextlib
 import os
 import re
 import signal
+import threading
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -81,6 +82,7 @@ class Processes:
                 because it runs as another id; see `memfds`.
         """
         self._proc = proc
+        self._listing = threading.Lock()
         self._others = others
         self._clocks: dict[int, bytes] = {}
         self._known: dict[int, _Known] = {}
@@ -88,7 +90,8 @@ class Processes:
 
     def pids(self) -> list[int]:
         """Return the pids of all processes; none where the jail is gone."""
-        with contextlib.suppress(OSError):
+        # two at once would share one position in the directory, and each see a part of it
+        with contextlib.suppress(OSError), self._listing:
             return [int(name) for name in os.listdir(self._proc) if name.isdigit()]
         return []
 
