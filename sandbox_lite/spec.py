@@ -401,7 +401,8 @@ class CommandResult:
     stdout_bytes: bytes
     stderr_bytes: bytes
     merged_bytes: bytes
-    """Both streams in order of arrival: exact with `merge=True`, else as the kernel woke us."""
+    """Both streams in order of arrival: exact with `merge=True`; else as the kernel woke us, and of
+    the first milliseconds all of standard output first."""
     dropped_bytes: int = 0
     """Left out between head and tail of the streams above."""
     full_output: str | None = None

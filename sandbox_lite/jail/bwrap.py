@@ -36,6 +36,7 @@ CONTROL = "/run/sandbox-lite"
 
 LOWER, UPPER, HELD, MOUNTS, SHM = "/lower", "/upper", "/control", "/mounts", "/shm"
 FROZEN = "/frozen"
+DEVICES = "/devices"
 """Names in the outer mount namespace: the jail's mountinfo shows them instead of host paths."""
 
 COPY = ("--bind", f"{UPPER}/upper", "/")
@@ -80,31 +81,68 @@ def identity(*, hostname: str, uid: int = 0, gid: int = 0) -> tuple[str, ...]:
     )  # fmt: skip
 
 
-def devices(*, shm_bytes: int | None = None, hidden: Sequence[str] = ()) -> tuple[str, ...]:
-    """Return the words for /proc and a /dev of which only /dev/shm takes files, and few.
+def covers(hidden: Sequence[str]) -> tuple[str, ...]:
+    """Return the words that cover what a jail's /proc must not show, or let be written.
 
     Args:
-        shm_bytes: Size of /dev/shm; None is the one that the outer bwrap holds.
-        hidden: Files below /proc to cover, and directories, whose names end with a slash.
+        hidden: Files below /proc, and directories, whose names end with a slash.
     """
     # bwrap's own cover of these looks whether their directory can be written, but what root of
     # the host may write is the files below it: sysctls, and the key that reboots the machine
-    covered = [
+    words = [
         word
         for path in ("/proc/sys", "/proc/sysrq-trigger", "/proc/fs")
         for word in ("--ro-bind-try", path, path)
     ]
     for path in hidden:
         # bound without --dev-bind it opens for nobody
-        empty = ("--size", "4096", "--tmpfs") if path.endswith("/") else ("--ro-bind", "/dev/null")
-        covered += [*empty, path.rstrip("/")]
+        empty = ("--size", "4096", "--perms", "0755", "--tmpfs")
+        words += [*(empty if path.endswith("/") else ("--ro-bind-try", "/dev/null"))]
+        words.append(path.rstrip("/"))
+    return tuple(words)
+
+
+def devices(*, shm_bytes: int | None = None, hidden: Sequence[str] = ()) -> tuple[str, ...]:
+    """Return the words for /proc and a /dev of which only /dev/shm takes files, and few.
+
+    Args:
+        shm_bytes: Size of /dev/shm; None is the one that the outer bwrap holds.
+        hidden: See `covers`.
+    """
     shm: tuple[str, ...] = ("--bind", SHM, "/dev/shm")
     if shm_bytes is not None:
         shm = ("--size", str(shm_bytes), "--perms", "1777", "--tmpfs", "/dev/shm")
     # bwrap's /dev is a tmpfs of half the memory: read-only it takes nothing, pts and shm go on
     return (
-        "--proc", "/proc", *covered, "--dev", "/dev",
+        "--proc", "/proc", *covers(hidden), "--dev", "/dev",
         *shm, "--remount-ro", "/dev",
+    )  # fmt: skip
+
+
+def held_devices() -> tuple[str, ...]:
+    """Return the words for an uncovered /proc, and the /dev that the nest holds.
+
+    For each mount of its own bwrap reads the list of all anew; this one takes the place of ten, and
+    what is covered is left to the nest.
+    """
+    return ("--proc", "/proc", "--dev-bind", DEVICES, "/dev")
+
+
+def _prepared_devices() -> tuple[str, ...]:
+    """Return the words for what is the same in the /dev of all sandboxes, as bwrap's --dev has it.
+
+    Terminals and shm, which are one sandbox's alone, have directories to be mounted on.
+    """
+    nodes = (f"/dev/{name}" for name in ("null", "zero", "full", "random", "urandom", "tty"))
+    links = {
+        "stdin": "/proc/self/fd/0", "stdout": "/proc/self/fd/1", "stderr": "/proc/self/fd/2",
+        "fd": "/proc/self/fd", "core": "/proc/kcore", "ptmx": "pts/ptmx",
+    }  # fmt: skip
+    return (
+        "--perms", "0755", "--tmpfs", DEVICES,
+        *(word for node in nodes for word in ("--dev-bind", node, f"{DEVICES}{node[4:]}")),
+        *(word for name, to in links.items() for word in ("--symlink", to, f"{DEVICES}/{name}")),
+        "--dir", f"{DEVICES}/pts", "--dir", f"{DEVICES}/shm", "--remount-ro", DEVICES,
     )  # fmt: skip
 
 
@@ -172,6 +210,7 @@ def nest(
     words += ["--cap-add", "ALL"]
     # bwrap itself works below /tmp
     words += ["--dev-bind", "/dev", "/dev"]
+    words += _prepared_devices()
     words += [word for path in ("/tmp", UPPER, SHM, HELD, FROZEN) for word in ("--dir", path)]
     for number, path in enumerate(lowers):
         words += ["--ro-bind", str(path), f"{LOWER}/{number}"]

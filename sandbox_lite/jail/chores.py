@@ -1,8 +1,9 @@
 """The janitor's own process: keeps a list until its program ends, and does what needs one thread.
 
 Orders come one to a message: `+path` of a directory, `*path` of a control group, `-path` of what is
-gone; `~` has sockets made in a jail's network, `=` its interface set up; `%` forbids a jail further
-namespaces, `&` bounds its pids. Nothing but the standard library is needed here.
+gone, of each any number with a NUL in between; `~` has sockets made in a jail's network, `=` its
+interface set up; `%` forbids a jail further namespaces, `&` bounds its pids. Nothing but the
+standard library is needed here.
 """
 
 from __future__ import annotations
@@ -46,9 +47,10 @@ def serve() -> None:
                 break
             sign, path = order[:1], order[1:]
             if sign in (b"+", b"*"):
-                watched[path] = sign
+                watched |= dict.fromkeys(path.split(b"\0"), sign)
             elif sign == b"-":
-                watched.pop(path, None)
+                for one in path.split(b"\0"):
+                    watched.pop(one, None)
             elif sign in (CLOSING, NUMBERS):
                 work = sysctls.forbid_namespaces if sign == CLOSING else sysctls.bound_numbers
                 _answer(orders, DONE if work(path) else b"no")

@@ -45,13 +45,18 @@ class Command:
     """Where the upper layers on disk are, which it holds as well."""
     own: tuple[str, ...]
     inner: tuple[str, ...]
+    """As a person can start it, without a nest."""
+    born: tuple[str, ...]
+    """The same as it starts in the nest, which has done and does a part of it."""
+    covers: tuple[str, ...]
+    """That part of it which is done inside."""
     environment: Mapping[str, str]
     filters: tuple[seccomp.FilterName, ...]
     several_ids: bool
 
     def argv(self, fds: LaunchFds) -> tuple[str, ...]:
         """Return the inner command with these descriptors and our process 1."""
-        inner, *words = self.inner
+        inner, *words = self.born
         return (
             inner, "--json-status-fd", str(fds.status), *words,
             # variables come later, to each program: a token must not show in the host's `ps`
@@ -169,11 +174,12 @@ def join(
     if several_ids:
         identity = bwrap.true_root(hostname=spec.hostname)
     shares_host = networks.find(spec.network).shares_host
-    words = (
+    first = (
         *bwrap.namespaces(network_host=shares_host, users=not several_ids),
         *identity,
         *(upper.root or bwrap.overlay(len(below), len(frozen))),
-        *bwrap.devices(hidden=host.hidden()),
+    )
+    rest = (
         *(word for n, one in enumerate(mounts) for word in bwrap.mount(one, n)),
         "--ro-bind", bwrap.HELD, bwrap.CONTROL,
         "--dir", spec.workdir, "--chdir", "/",
@@ -189,7 +195,9 @@ def join(
             shm_bytes=spec.limits.shm_bytes,
             frozen=frozen,
         ),
-        inner=(inner, *words),
+        inner=(inner, *first, *bwrap.devices(hidden=host.hidden()), *rest),
+        born=(inner, *first, *bwrap.held_devices(), *rest),
+        covers=bwrap.covers(host.hidden()),
         environment=_environment(spec, rootfs, account, trusting=bool(trust), proxied=proxied),
         filters=filters,
         several_ids=several_ids,

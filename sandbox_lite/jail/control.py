@@ -108,4 +108,9 @@ def make_fifo(directory: int, name: str, flags: int) -> int:
     has a reader and a writer at once, so neither end of file nor EPIPE comes while we hold it.
     """
     os.mkfifo(name, 0o600, dir_fd=directory)
+    return open_fifo(directory, name, flags)
+
+
+def open_fifo(directory: int, name: str, flags: int) -> int:
+    """Open a FIFO of a control directory, as `make_fifo` does."""
     return os.open(name, flags | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)

@@ -74,20 +74,23 @@ def _content(path: Path, root: Path | None = None) -> bytes:
         return known[1]
 
 
-@functools.cache
-def _system_bundles() -> frozenset[str]:
-    return frozenset(os.path.realpath(path) for path in _SYSTEM_BUNDLES)
+def _identity(path: str) -> tuple[int, int] | None:
+    try:
+        found = os.stat(path)  # noqa: PTH116  # pathlib is slow
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _sources() -> Iterator[Path]:
     for anchor in _ANCHORS:
-        with contextlib.suppress(OSError):
-            yield from sorted(path for path in Path(anchor).rglob("*") if path.is_file())
-    known = _system_bundles()
+        below = (f"{top}/{name}" for top, _, names in os.walk(anchor) for name in names)
+        yield from (Path(path) for path in sorted(below) if os.path.isfile(path))  # noqa: PTH113
+    known = {_identity(path) for path in _SYSTEM_BUNDLES}
     for variable in _VARIABLES:
         name = os.environ.get(variable)
         # the distribution's own bundle is no addition of this host
-        if name and os.path.realpath(name) not in known:
+        if name and _identity(name) not in known:
             yield Path(name)
 
 

@@ -94,10 +94,11 @@ class Janitor:
 
     def _say(self, order: bytes) -> None:
         with self._lock:
-            if order[:1] in (b"+", b"*"):
-                self._watched[order[1:]] = order
-            elif order[:1] == b"-":
-                self._watched.pop(order[1:], None)
+            for path in order[1:].split(b"\0"):
+                if order[:1] in (b"+", b"*"):
+                    self._watched[path] = order[:1] + path
+                elif order[:1] == b"-":
+                    self._watched.pop(path, None)
             try:
                 self._started().socket.send(order)
             except ConnectionError:
@@ -200,13 +201,13 @@ class Janitor:
         """Have a directory removed when this program ends."""
         self._say(b"+" + os.fsencode(path))
 
-    def watch_group(self, path: Path) -> None:
-        """Have a control group emptied and removed when this program ends."""
-        self._say(b"*" + os.fsencode(path))
+    def watch_groups(self, *paths: str) -> None:
+        """Have control groups emptied and removed when this program ends."""
+        self._say(b"*" + b"\0".join(map(os.fsencode, paths)))
 
-    def forget(self, path: Path) -> None:
-        """Watch a directory no longer: it is gone."""
-        self._say(b"-" + os.fsencode(path))
+    def forget(self, *paths: Path | str) -> None:
+        """Watch directories no longer: they are gone."""
+        self._say(b"-" + b"\0".join(map(os.fsencode, paths)))
 
     def start(self) -> None:
         """Start it now, so that it is there should this program be killed."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 
+@functools.cache
 def boot_id() -> str:
     """Return the kernel's random id of this boot."""
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
@@ -41,10 +43,7 @@ class Owner:
     @classmethod
     def current(cls) -> Owner:
         """Return the calling process."""
-        pid = os.getpid()
-        start = _start_time(pid)
-        assert start is not None, "a running process has a stat file"
-        return cls(boot_id=boot_id(), pid=pid, start_time=start, pid_namespace=_pid_namespace())
+        return _of(os.getpid())
 
     def alive(self) -> bool:
         """Return whether that very process still runs (a zombie does not).
@@ -76,3 +75,10 @@ class Owner:
             )
         except (KeyError, TypeError) as error:
             raise ValueError(f"not an owner record: {text[:80]!r}") from error
+
+
+@functools.lru_cache(maxsize=1)
+def _of(pid: int) -> Owner:
+    start = _start_time(pid)
+    assert start is not None, "a running process has a stat file"
+    return Owner(boot_id=boot_id(), pid=pid, start_time=start, pid_namespace=_pid_namespace())

@@ -185,9 +185,13 @@ class Pool:
         if pressure.is_high():
             self._give_one_up()
             return False
+        sandbox = Sandbox(shelf.spec, store=self._store)
         try:
-            sandbox = Sandbox(shelf.spec, store=self._store).open()
+            sandbox.open()
+            # the first command takes twice as long: it touches everything for the first time
+            sandbox.run(":")
         except SandboxLiteError:
+            sandbox.close()
             # whoever takes one opens it himself then, and is told
             return False
         with self._changed:

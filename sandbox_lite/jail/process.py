@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from typing import IO
 
 _HINTS = {
-    errno.EMFILE: "raise the limit of open files (ulimit -n); a sandbox takes 16, a command 5 more",
+    errno.EMFILE: "raise the limit of open files (ulimit -n); a sandbox takes 18, a command 5 more",
     errno.ENFILE: "close files, or raise the host's limit: sysctl fs.file-max",
     errno.EAGAIN: "end processes, or raise their limit: ulimit -u",
     errno.ENOMEM: "the host is short of memory",
@@ -37,6 +37,7 @@ os.execv(sys.argv[1], sys.argv[1:])
 """
 
 
+_IDLE_STARTERS = 2
 STARTS_AT_ONCE = len(os.sched_getaffinity(0)) + 1
 """One more than there are processors."""
 _gate = threading.BoundedSemaphore(STARTS_AT_ONCE)
@@ -53,15 +54,22 @@ def admitted() -> Iterator[None]:
         yield
 
 
-@contextlib.contextmanager
-def explained(doing: str) -> Iterator[None]:
+class explained:  # a context manager, as those of contextlib
     """Turn any OSError of the block into a HostError with the remedy, where one is known."""
-    try:
-        yield
-    except OSError as error:
-        raise HostError(
-            f"cannot {doing}: {error.strerror or error}", hint=_HINTS.get(error.errno or 0)
-        ) from error
+
+    def __init__(self, doing: str) -> None:
+        self._doing = doing
+
+    def __enter__(self) -> None:
+        """Begin."""
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        """Explain."""
+        if isinstance(error, OSError):
+            raise HostError(
+                f"cannot {self._doing}: {error.strerror or error}",
+                hint=_HINTS.get(error.errno or 0),
+            ) from error
 
 
 def _reset_words() -> tuple[str, ...]:
@@ -115,14 +123,31 @@ class _Spawner:
         self._jobs: queue.SimpleQueue[_Job] = queue.SimpleQueue()
         self.pieces: queue.SimpleQueue[_Piece] = queue.SimpleQueue()
         threading.Thread(target=self._serve, name="sandbox-lite spawner", daemon=True).start()
+        self._idle = 0
+        self._idle_lock = threading.Lock()
+        self._add_starter()
+
+    def _add_starter(self) -> None:
+        with self._idle_lock:
+            self._idle += 1
         threading.Thread(
             target=self._serve_pieces, name="sandbox-lite starter", daemon=True
         ).start()
 
     def _serve_pieces(self) -> None:
         while True:
-            # several starts go on at once
-            threading.Thread(target=self.pieces.get().run, daemon=True).start()
+            piece = self.pieces.get()
+            with self._idle_lock:
+                self._idle -= 1
+                last = not self._idle
+            if last:
+                # several starts go on at once
+                self._add_starter()
+            piece.run()
+            with self._idle_lock:
+                if self._idle >= _IDLE_STARTERS:
+                    return
+                self._idle += 1
 
     def _serve(self) -> None:
         while True:

@@ -35,39 +35,58 @@ class Pump:
 
     def __init__(self, output: Output) -> None:
         self.output = output
-        self._epoll = select.epoll()
+        self._poller: select.epoll | None = None
+        """Made when something is waited for: most commands have ended before that."""
         self._ready: list[tuple[int, int]] | None = None
         self._always: set[int] = set()
         """Files on a disk, which are always ready, and which epoll(7) does not take."""
         self._streams: dict[int, str] = {}
         self._watched: dict[int, Callable[[], None]] = {}
+        self._events: dict[int, int] = {}
+        self.ended: list[str] = []
+        """Streams that everybody has let go of."""
         self.opened = False
         """Whether a stream ever had a writer: poll(2) reports none before."""
+
+    def _epoll(self) -> select.epoll:
+        if self._poller is None:
+            self._poller = select.epoll()
+            for fd in self._streams:
+                self._poller.register(fd, select.EPOLLIN)
+            for fd in self._watched:
+                self._register(self._poller, fd)
+        return self._poller
+
+    def _register(self, epoll: select.epoll, fd: int) -> None:
+        try:
+            epoll.register(fd, self._events[fd])
+        except PermissionError:
+            self._always.add(fd)
 
     def stream(self, fd: int, name: str) -> None:
         """Own a descriptor and feed what it gives to the output."""
         self._streams[fd] = name
-        self._epoll.register(fd, select.EPOLLIN)
+        if self._poller is not None:
+            self._poller.register(fd, select.EPOLLIN)
 
     def watch(self, fd: int, action: Callable[[], None], events: int = select.EPOLLIN) -> None:
         """Call `action` whenever a descriptor of somebody else's is ready."""
         known = fd in self._watched
-        self._watched[fd] = action
-        if known and fd not in self._always:
-            self._epoll.modify(fd, events)
+        self._watched[fd], self._events[fd] = action, events
+        if self._poller is None:
             return
-        try:
-            self._epoll.register(fd, events)
-        except PermissionError:
-            self._always.add(fd)
+        if known and fd not in self._always:
+            self._poller.modify(fd, events)
+        elif not known:
+            self._register(self._poller, fd)
 
     def unwatch(self, fd: int) -> None:
         """Watch a descriptor no longer."""
         if self._watched.pop(fd, None) is not None:
             if fd in self._always:
                 self._always.discard(fd)
-            else:
-                self._epoll.unregister(fd)
+            elif self._poller is not None:
+                self._poller.unregister(fd)
 
     def cancel_on(self, fd: int | None) -> None:
         """Raise CancelledError, once, as soon as a descriptor is readable or hung up."""
@@ -94,13 +113,13 @@ class Pump:
 
     def fileno(self) -> int:
         """Return a descriptor that can be read when something is ready."""
-        return self._epoll.fileno()
+        return self._epoll().fileno()
 
     def block(self, seconds: float | None) -> None:
         """Wait as `turn` does, and leave it to the next one to deal with what is ready."""
         # epoll_wait(2) counts milliseconds in an int; whoever waits longer comes back
         wait = None if seconds is None else min(max(0.0, seconds), _LONGEST_SECONDS)
-        found = self._epoll.poll(0 if self._always else wait)
+        found = self._epoll().poll(0 if self._always else wait)
         self._ready = found + [(fd, select.EPOLLIN) for fd in self._always]
 
     def _read(self, fd: int) -> bool:
@@ -113,8 +132,9 @@ class Pump:
         return False
 
     def _drop(self, fd: int) -> None:
-        del self._streams[fd]
-        self._epoll.unregister(fd)
+        self.ended.append(self._streams.pop(fd))
+        if self._poller is not None:
+            self._poller.unregister(fd)
         os.close(fd)
 
     def settle(self) -> bool:
@@ -146,7 +166,8 @@ class Pump:
         for fd in self._streams:
             os.close(fd)
         self._streams.clear()
-        self._epoll.close()
+        if self._poller is not None:
+            self._poller.close()
 
 
 class _Serving:

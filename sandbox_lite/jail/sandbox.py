@@ -186,6 +186,8 @@ class Sandbox:
         self._drainer: Drainer | None = None
         self._meter: Meter | None = None
         self._freezer: Freezer | None = None
+        self._covered: Callable[[], int] | None = None
+        """Waits until its /proc is covered, which must be before anything of others runs inside."""
 
     def __enter__(self) -> Self:
         """Open the sandbox, see `open`, unless it is open already, as a fork is."""
@@ -420,17 +422,24 @@ class Sandbox:
             else:
                 state = nests.states((*command.lowers, *places, *sources))
                 taken = nests.SHARED.taken(command.outer, state)
-            return launch(
+            nest = stack.enter_context(taken)
+            supervisor = launch(
                 stack,
                 command.argv,
-                nest=stack.enter_context(taken),
-                mounts=native_nest.mounts(command.own, commands.inodes(self.spec.limits), places),
+                nest=nest,
+                mounts=(
+                    *native_nest.mounts(command.own, commands.inodes(self.spec.limits), places),
+                    *native_nest.devices(bwrap.DEVICES, bwrap.SHM),
+                ),
                 filter_names=command.filters,
                 box=box,
                 protect=protect,
                 environment=command.environment,
                 workdir=self.spec.workdir,
             )
+            # not before process 1 stands where bwrap has put it
+            self._covered = nest.cover(supervisor.pid, native_nest.mounts(command.covers, {}, {}))
+            return supervisor
         except LaunchError as error:
             known = host.explain(error.stderr, path)
             if known is None:
@@ -447,6 +456,13 @@ class Sandbox:
             stack.callback(served.close)
         stack.callback(self._close_shells)
         stack.callback(supervisor.end)
+        assert self._covered is not None
+        problem = self._covered()
+        if problem:
+            raise LaunchError(
+                f"the sandbox's /proc cannot be covered: {os.strerror(problem)}",
+                hint="run: sandbox-lite doctor",
+            )
         self.shell()
 
     def _give_homes(self, people: Sequence[etc.Account]) -> None:
@@ -486,6 +502,9 @@ class Sandbox:
             LaunchError: It did not start.
         """
         supervisor = self._open_supervisor()
+        known = self._shells.get(name)
+        if known is not None:
+            return known
         with supervisor.in_use(), self._shells_lock:
             if name not in self._shells:
                 assert self._drainer is not None

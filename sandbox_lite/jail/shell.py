@@ -8,7 +8,6 @@ programs only. Knows nothing of bwrap or overlays.
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 import signal
 import threading
@@ -19,7 +18,6 @@ from typing import TYPE_CHECKING
 from sandbox_lite.errors import LaunchError, ShellDiedError, SpecError
 from sandbox_lite.jail.bash import START_SECONDS, Bash
 from sandbox_lite.jail.capture import Output, Spool
-from sandbox_lite.jail.control import make_fifo, write_file
 from sandbox_lite.jail.interaction import Interaction
 from sandbox_lite.jail.process import explained
 from sandbox_lite.jail.pump import Pump
@@ -36,6 +34,8 @@ if TYPE_CHECKING:
 
 _TRIES = 3
 _KILLED = 128 + signal.SIGKILL
+_BRIEF_SECONDS = 0.003
+"""Most commands have ended by then, and nothing but their end need have been watched."""
 _GRACE = (
     (signal.SIGINT, 0.2),
     (signal.SIGTERM, 0.1),
@@ -57,13 +57,20 @@ class _Call:
     started: float
     code: int | None = None
     sent: bool = False
-    names: tuple[str, ...] = ()
+    brief: bool = True
+    """It has only begun: its end alone is waited for, and its output may wait."""
     span: Span | None = None
 
-    def read_status(self) -> None:
-        code = self.bash.read_status(self.number)
+    def turn(self) -> None:
+        code = self.bash.turn(self.number)
         if code is not None:
             self.code = code
+
+    def watch(self) -> None:
+        """Let the pump watch all that there is."""
+        self.brief = False
+        self.pump.watch(self.bash.fileno(), self.turn)
+        self.bash.watch_state(self.pump)
 
     @property
     def over(self) -> bool:
@@ -122,13 +129,7 @@ class Shell:
         bash = self._bash
         assert bash is not None, "closed shells are not asked"
         if not bash.ended:
-            with explained("look after the shell"):
-                pump = Pump(Output(1, Spool("", lambda: -1)))
-            try:
-                bash.watch(pump, lambda: None)
-                pump.turn(0)
-            finally:
-                pump.close()
+            bash.turn(0)
         if not bash.ended:
             return bash
         bash.read_state()
@@ -192,6 +193,8 @@ class Shell:
                 with self._call(command, merge=merge, on_output=on_output) as call:
                     try:
                         call.pump.cancel_on(cancel_fd)
+                        if cancel_fd is not None or on_output is not None:
+                            call.watch()
                         if not (yield from self._never_began(call, timeout)):
                             return (yield from self._complete(call, timeout))
                     except GeneratorExit:
@@ -251,7 +254,8 @@ class Shell:
     @contextlib.contextmanager
     def interact(self, command: str | bytes) -> Iterator[Interaction]:
         """Run a command on the shell's terminal and talk to it; see `Interaction`."""
-        with self._alone(), self._call(command, tty=True) as call:
+        with self._alone(), self._call(command, tty=True) as call, call.bash.terminal_left():
+            call.watch()
 
             def over() -> bool:
                 call.pump.turn(0)
@@ -306,28 +310,16 @@ class Shell:
             raise
         finally:
             call.pump.close()
-            for name in call.names:
-                with contextlib.suppress(OSError):
-                    os.unlink(name, dir_fd=bash.directory)
 
     def _send(self, call: _Call, text: bytes, *, merge: bool, tty: bool) -> None:
-        bash, number = call.bash, call.number
-        bash.watch(call.pump, call.read_status, tty=tty)
+        bash = call.bash
         streams = () if tty else ("stdout",) if merge else ("stdout", "stderr")
-        call.names = (f"{number}", *(f"{number}.{stream}" for stream in streams))
         with explained("hand the command to the shell"):
-            write_file(bash.directory, f"{number}", text)
+            bash.give(text)
             for stream in streams:
-                fd = make_fifo(bash.directory, f"{number}.{stream}", os.O_RDONLY)
-                call.pump.stream(fd, stream)
-        base = self._supervisor.where(bash.key, str(number))
-        if tty:
-            terminal = f"/dev/pts/{bash.terminal_number}"
-            where = f"<{terminal} >{terminal} 2>&1"
-        else:
-            where = f"</dev/null >{base}.stdout 2>" + ("&1" if merge else f"{base}.stderr")
+                call.pump.stream(bash.stream(stream), stream)
         call.sent = True
-        bash.send(number, where)
+        bash.send(call.number, streams, tty=tty)
 
     def _spool(self, number: int) -> Spool:
         return self._supervisor.control.spool(f"output-{self.name}-{number}.txt")
@@ -347,6 +339,12 @@ class Shell:
         if not in_time:
             yield from self._end(call)
         background = call.pump.settle()
+        for stream in call.pump.ended:
+            call.bash.release(stream)
+        if call.bash.ended:
+            call.bash.read_state()
+        else:
+            call.bash.read_state_before()
         output = call.pump.output
         if background:
             output.spool_all()
@@ -358,7 +356,6 @@ class Shell:
         if code is None and self._meter.expired:
             outcome, code = Outcome.TIMED_OUT, _KILLED
         elif code is None:
-            call.bash.read_state()
             code = call.bash.exit_code()
             # a shell that exits leaves its state and that very code; one that is killed cannot
             if in_time and code > 128 and call.bash.state_code != code:
@@ -401,6 +398,12 @@ def _wait(call: _Call, deadline: float | None) -> Steps[bool]:
         left = None if deadline is None else deadline - time.monotonic()
         if left is not None and left <= 0:
             return False
-        yield Wait(call.pump, left)
-        call.pump.turn(0)
+        if call.brief:
+            yield Wait(call.bash, _BRIEF_SECONDS if left is None else min(left, _BRIEF_SECONDS))
+            call.turn()
+            if time.monotonic() >= call.started + _BRIEF_SECONDS:
+                call.watch()
+        else:
+            yield Wait(call.pump, left)
+            call.pump.turn(0)
     return True

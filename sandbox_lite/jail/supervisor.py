@@ -126,7 +126,8 @@ class Supervisor:
                 self._users[thread] -= 1
                 if not self._users[thread]:
                     del self._users[thread]
-                self._users_changed.notify_all()
+                if self._ending:
+                    self._users_changed.notify_all()
 
     def end(self) -> None:
         """End all processes, and wait until the calls of other threads have seen it.

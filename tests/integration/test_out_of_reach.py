@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from sandbox_lite import Limits, Mount
-from sandbox_lite.errors import FileAccessError, SandboxLiteError
+from sandbox_lite.errors import FileAccessError, LaunchError, SandboxLiteError
 from sandbox_lite.jail import bwrap, host
 from sandbox_lite.jail.rootfs.store import Store
 from sandbox_lite.jail.sandbox import Sandbox
@@ -93,12 +93,21 @@ def test_what_the_kernel_tells_of_the_host(
         assert told(bare) >= {"/proc/cmdline", "/proc/interrupts", "/proc/key-users"} | root
 
 
+def test_no_sandbox_whose_proc_is_not_covered(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ("--ro-bind-try", "/dev/null", "/proc")
+    monkeypatch.setattr(bwrap, "covers", lambda _: words)
+    sandbox = Sandbox("minimal")
+    with pytest.raises(LaunchError, match="cannot be covered"):
+        sandbox.open()
+    with pytest.raises(SandboxLiteError):
+        sandbox.run("true")
+
+
 def test_settings_of_the_kernel(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
     # writes what is there
     write = "v=$(cat /proc/sys/vm/swappiness) && echo $v >/proc/sys/vm/swappiness"
     assert not sandbox.run(write).ok
-    words = ("--proc", "/proc", "--dev", "/dev", "--bind", bwrap.SHM, "/dev/shm")
-    monkeypatch.setattr(bwrap, "devices", lambda **_: words)
+    monkeypatch.setattr(bwrap, "covers", lambda _: ())
     with Sandbox("minimal") as bare:
         # those of an ordinary user the kernel itself refuses
         assert bare.run(write).ok is (os.geteuid() == 0)

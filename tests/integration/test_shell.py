@@ -444,3 +444,42 @@ def test_closed_sandbox_says_so(home: Path, face: FaceName) -> None:
         assert sandbox.run("echo x").ok
     with pytest.raises(SandboxClosedError):
         sandbox.run("echo x")
+
+
+@pytest.mark.parametrize("end", ["kill -9 $$", "exit 3"])
+def test_options_of_both_kinds_outlive_the_shell(sb: Sandbox, end: str) -> None:
+    # one that is off by default and one that is on, of `set` and of `shopt`
+    change = "set -o noglob; set +o braceexpand; shopt -s nullglob; shopt -u progcomp"
+    look = "set +o; shopt -p"
+    before = sb.run(look).check().stdout
+    changed = sb.run(f"{change}; {look}").check().stdout
+    assert len(set(changed.splitlines()) - set(before.splitlines())) == 4
+    assert sb.run(end).restarted
+    assert sb.run(look).check().stdout == changed
+    undo = "set +o noglob; set -o braceexpand; shopt -u nullglob; shopt -s progcomp"
+    assert sb.run(f"{undo}; {look}").check().stdout == before
+
+
+def test_state_larger_than_a_pipe_holds_no_command_up(sb: Sandbox) -> None:
+    # the shell prints it behind the command, and reads the next one only then
+    sb.run("large=$(head -c 300000 /dev/zero | tr '\\0' x)").check()
+    for _ in range(3):
+        assert sb.run("echo ${#large}").check().stdout == "300000\n"
+    assert sb.run("kill -9 $$").restarted
+    assert sb.run("echo ${#large}; unset large").stdout == "300000\n"
+
+
+def test_output_of_two_commands_never_meets(sb: Sandbox) -> None:
+    # the pipe of a command serves the next one, unless somebody holds it
+    sb.run("(for n in 1 2 3; do sleep 0.05; echo late; done) & echo first").check()
+    for number in range(20):
+        assert sb.run(f"echo {number}; echo {number} >&2").output == f"{number}\n{number}\n"
+    assert sb.run("wait; echo last").stdout == "last\n"
+
+
+def test_output_that_is_watched_comes_at_once(sb: Sandbox) -> None:
+    parts: list[tuple[str, bytes]] = []
+    script = "echo a; sleep 0.05; echo b >&2; sleep 0.05; echo c"
+    result = sb.run(script, on_output=lambda stream, data: parts.append((stream, data)))
+    assert parts == [("stdout", b"a\n"), ("stderr", b"b\n"), ("stdout", b"c\n")]
+    assert result.merged_bytes == b"a\nb\nc\n"

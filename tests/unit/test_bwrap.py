@@ -107,5 +107,27 @@ def test_what_the_nest_mounts_is_what_bwrap_would() -> None:
         nest.mounts(("--proc", "/proc"), {}, {})
 
 
+def test_what_the_nest_covers_is_what_bwrap_would() -> None:
+    words = bwrap.covers(["/proc/acpi/", "/proc/cmdline"])
+    printed = bwrap.devices(hidden=["/proc/acpi/", "/proc/cmdline"])
+    at = printed.index("--ro-bind-try")
+    assert printed[at : at + len(words)] == words
+    assert nest.mounts(words, {}, {}) == (
+        *((f"r{path}", path) for path in ("/proc/sys", "/proc/sysrq-trigger", "/proc/fs")),
+        ("t/proc/acpi", "size=4096,mode=0755"), ("r/proc/cmdline", "/dev/null"),
+    )  # fmt: skip
+
+
+def test_the_nest_holds_the_devices() -> None:
+    words = bwrap.nest(lowers=[], uppers=None, mounts=())
+    made = {words[n + 2] for n, word in enumerate(words) if word == "--dev-bind"}
+    names = ("full", "null", "random", "tty", "urandom", "zero")
+    assert made == {"/dev", *(f"{bwrap.DEVICES}/{name}" for name in names)}
+    # the last word on it: nothing takes files but what is mounted there for one sandbox
+    assert words[words.index("--remount-ro") + 1] == bwrap.DEVICES
+    own = nest.devices(bwrap.DEVICES, bwrap.SHM)
+    assert [target[1:] for target, _ in own] == [f"{bwrap.DEVICES}/{at}" for at in ("pts", "shm")]
+
+
 def test_command_can_be_pasted() -> None:
     assert bwrap.printable(["a b", "$c", "d'e"]) == "'a b' '$c' 'd'\"'\"'e'"

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +18,7 @@ from sandbox_lite.jail.kept import registry, wire
 from sandbox_lite.jail.limits import states, verdict
 from sandbox_lite.jail.limits.backend import Counters, Probe
 from sandbox_lite.jail.limits.disk import TmpfsDisk, measure
-from sandbox_lite.jail.limits.processes import Entry, descendants
+from sandbox_lite.jail.limits.processes import Entry, Processes, descendants
 from sandbox_lite.jail.owner import Owner
 from sandbox_lite.spec import (
     GIB,
@@ -288,3 +290,14 @@ def test_directory_that_others_may_enter_is_refused(kept: Path) -> None:
     registry.make("open").chmod(0o755)
     with pytest.raises(HostError, match="another user"), registry.directory("open"):
         pass
+
+
+def test_looks_at_the_same_time_see_everybody() -> None:
+    proc = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        processes = Processes(proc)
+        with ThreadPoolExecutor(4) as threads:
+            looks = [threads.submit(processes.pids) for _ in range(400)]
+        assert all({1, os.getpid()} <= set(look.result()) for look in looks)
+    finally:
+        os.close(proc)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from sandbox_lite.errors import HostError
 from sandbox_lite.jail import group, janitor
-from sandbox_lite.jail.limits import delegation
+from sandbox_lite.jail.limits import delegation, kept_files
 from sandbox_lite.jail.limits.backend import Ask, Counters, Probe, Reading
 from sandbox_lite.jail.owner import Owner
 
@@ -55,11 +55,13 @@ class _Names:
     anonymous: str
     """Field of `memory_stat`."""
     cpu_file: str
-    cpu_field: str | None
+    cpu_field: bytes | None
     """None: the whole file is the number."""
     cpu_unit: float
     """Seconds in one of its units."""
     cpu_controller: str
+    peak_of_descriptor: bool
+    """Whether each descriptor of the peak's file has a peak of its own."""
     threads_move: bool
     """Whether one thread alone can be in a group, and with it the children that it starts."""
 
@@ -67,15 +69,16 @@ class _Names:
 _V2 = _Names(
     memory_now="memory.current", memory_peak="memory.peak", memory_stat="memory.stat",
     memory_events="memory.events", pids_now="pids.current", pids_events="pids.events",
-    anonymous="anon", cpu_file="cpu.stat", cpu_field="usage_usec", cpu_unit=1e-6,
+    anonymous="anon", cpu_file="cpu.stat", cpu_field=b"usage_usec", cpu_unit=1e-6,
     cpu_controller="cpu",
+    peak_of_descriptor=True,
     threads_move=False,
 )  # fmt: skip
 _V1 = _Names(
     memory_now="memory.usage_in_bytes", memory_peak="memory.max_usage_in_bytes",
     memory_stat="memory.stat", memory_events="memory.oom_control", pids_now="pids.current",
     pids_events="pids.events", anonymous="rss", cpu_file="cpuacct.usage", cpu_field=None,
-    cpu_unit=1e-9, cpu_controller="cpuacct", threads_move=True,
+    cpu_unit=1e-9, cpu_controller="cpuacct", peak_of_descriptor=False, threads_move=True,
 )  # fmt: skip
 
 
@@ -120,6 +123,20 @@ def _settings_v1(ask: Ask) -> Iterator[_Setting]:
 def _fields(text: str) -> dict[str, int]:
     pairs = (line.split() for line in text.splitlines())
     return {pair[0]: int(pair[1]) for pair in pairs if len(pair) == 2 and pair[1].isdigit()}
+
+
+def _field(data: bytes, name: bytes) -> int:
+    """Return one of `_fields`; 0 where it is not there."""
+    words = data.split()
+    if name in words:
+        word = words[words.index(name) + 1]
+        return int(word) if word.isdigit() else 0
+    return 0
+
+
+def _count(data: bytes) -> int | None:
+    word = data.strip()
+    return int(word) if word.isdigit() else None
 
 
 class CgroupBox:
@@ -191,34 +208,31 @@ class CgroupBox:
                 hint=delegation.remedy(error.errno),
             ) from error
 
-    def _text(self, controller: str, name: str) -> str:
+    def _bytes(self, controller: str, name: str) -> bytes:
         path = self._strings.get(controller)
-        if path is None:
-            return ""
-        # opened each time: a thousand sandboxes have no six descriptors each to spare
-        with contextlib.suppress(OSError):
-            fd = os.open(f"{path}/{name}", os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                return os.read(fd, 1 << 14).decode()
-            finally:
-                os.close(fd)
-        return ""
+        if path is not None:
+            with contextlib.suppress(OSError):
+                return kept_files.SHARED.read(f"{path}/{name}", 1 << 12)
+        return b""
 
     def close(self) -> None:
         """Let go of the group."""
+        for path in set(self._strings.values()):
+            kept_files.SHARED.forget(path)
         if self.group is not None:
             os.close(self.group)
             self.group = None
 
     def _number(self, controller: str, name: str) -> int | None:
-        text = self._text(controller, name).strip()
-        return int(text) if text.isdigit() else None
+        return _count(self._bytes(controller, name))
 
     def counters(self) -> Counters:
         """Return the kernel's counts of kills and refusals."""
-        memory = _fields(self._text("memory", self._names.memory_events))
-        pids = _fields(self._text("pids", self._names.pids_events))
-        return Counters(out_of_memory=memory.get("oom_kill", 0), pids_refused=pids.get("max", 0))
+        memory = self._bytes("memory", self._names.memory_events)
+        pids = self._bytes("pids", self._names.pids_events)
+        return Counters(
+            out_of_memory=_field(memory, b"oom_kill"), pids_refused=_field(pids, b"max")
+        )
 
     def near(self, memory_bytes: int) -> bool:
         """Return whether all that is charged to the group, pages of files included, is so much."""
@@ -232,7 +246,7 @@ class CgroupBox:
     def read(self, tmpfs_bytes: int) -> Reading:
         """Look at everything."""
         names = self._names
-        stat = _fields(self._text("memory", names.memory_stat))
+        stat = _fields(self._bytes("memory", names.memory_stat).decode())
         memory = None
         if names.anonymous in stat:
             # What lies on the sandbox's tmpfs is its disk; other shared memory, a memfd for one,
@@ -244,11 +258,11 @@ class CgroupBox:
 
     def read_cpu(self) -> float | None:
         """Return what the group has spent, in seconds."""
-        text = self._text(self._names.cpu_controller, self._names.cpu_file)
+        data = self._bytes(self._names.cpu_controller, self._names.cpu_file)
         if self._names.cpu_field is None:
-            count = int(text) if text.strip().isdigit() else None
+            count = _count(data)
         else:
-            count = _fields(text).get(self._names.cpu_field)
+            count = _field(data, self._names.cpu_field) if data else None
         return None if count is None else count * self._names.cpu_unit
 
     def open_peak(self) -> int | None:
@@ -256,18 +270,30 @@ class CgroupBox:
 
         Version 1 begins anew for all readers, version 2 from Linux 6.12 on for this descriptor.
         """
-        path = self._paths.get("memory")
-        if path is None:
+        directory = self._strings.get("memory")
+        if directory is None:
             return None
+        path = f"{directory}/{self._names.memory_peak}"
         fd = None
         try:
-            fd = os.open(path / self._names.memory_peak, os.O_RDWR | os.O_CLOEXEC)
-            os.write(fd, b"0")
+            if self._names.peak_of_descriptor:
+                fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+            else:
+                fd = kept_files.SHARED.duplicate(path)
+            os.pwrite(fd, b"0", 0)
         except OSError:
             if fd is not None:
                 os.close(fd)
             return None
         return fd
+
+
+def _write(path: str, value: str) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, value.encode())
+    finally:
+        os.close(fd)
 
 
 class _VanishedError(Exception):
@@ -314,9 +340,9 @@ class _Cgroup:
         paths = {controller: base / name for controller, base in ground.controllers.items()}
         places = tuple(dict.fromkeys(paths.values()))
         try:
+            # the janitor first: we may be killed right after
+            janitor.SHARED.watch_groups(*map(str, places))
             for path in places:
-                # the janitor first: we may be killed right after
-                janitor.SHARED.watch_group(path)
                 self._make(path)
             self._set(ask, paths)
             with contextlib.closing(CgroupBox(self._names, ground, paths)) as box:
@@ -324,13 +350,13 @@ class _Cgroup:
         finally:
             # a forked child may drop its copy of this generator, which runs this block there too
             if owner == os.getpid():
-                for path in places:
-                    if group.remove(path):
-                        janitor.SHARED.forget(path)
+                gone = [path for path in places if group.remove(path)]
+                if gone:
+                    janitor.SHARED.forget(*gone)
 
     def _make(self, path: Path) -> None:
         try:
-            path.mkdir()
+            os.mkdir(path)  # noqa: PTH102  # pathlib is slow
         except FileNotFoundError:
             raise _VanishedError from None
         except OSError as error:
@@ -346,7 +372,7 @@ class _Cgroup:
             if one.controller and one.controller not in paths:
                 continue
             try:
-                (path / one.file).write_text(one.value)
+                _write(f"{path}/{one.file}", one.value)
             except OSError as error:
                 if one.optional and error.errno in (
                     errno.ENOENT,

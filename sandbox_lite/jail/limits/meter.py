@@ -15,15 +15,10 @@ from typing import TYPE_CHECKING
 from sandbox_lite.jail.limits import verdict
 from sandbox_lite.jail.limits.backend import Counters
 from sandbox_lite.jail.limits.disk import DirectoryDisk, DiskUse, TmpfsDisk
-from sandbox_lite.jail.limits.processes import (
-    FIRST,
-    Entry,
-    descendants,
-    holds_memory,
-    host_shared_bytes,
-)
+from sandbox_lite.jail.limits.memory import MemoryWatch
+from sandbox_lite.jail.limits.processes import FIRST, Entry, descendants
 from sandbox_lite.jail.steps import Wait
-from sandbox_lite.spec import MIB, Outcome, SandboxStats, Usage
+from sandbox_lite.spec import Outcome, SandboxStats, Usage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -37,7 +32,6 @@ BUSY_SECONDS = 0.02
 """Between two looks while a command runs: a process touches about 0.4 GB in a second."""
 CALM_SECONDS = 0.1
 """Between two looks at what a command left behind, and at one that is far from every bound."""
-_SHARED_STEP_BYTES = 4 * MIB
 _PURGES, _CALM_AGAIN_SECONDS = 20, 1.0
 """After so many in a row the bomb is among those that were there before, and none is spared."""
 _SEVERAL = 2
@@ -90,15 +84,12 @@ class _Rest:
 class _Samples:
     """What our own looks have counted; they only grow."""
 
-    out_of_memory: int = 0
     pids_refused: int = 0
     disk_filled: int = 0
     shm_filled: int = 0
     leftovers_killed: int = 0
     told_leftovers: int = 0
     full: frozenset[LimitName] = frozenset()
-    shared_bytes: int = 0
-    memfd_bytes: int = 0
     stored: tuple[int, int] = (0, 0)
     healthy: frozenset[int] = field(default_factory=frozenset)
     purged_at: float = float("-inf")
@@ -132,6 +123,7 @@ class Meter:
         self._box = box
         self._processes = processes
         self._disk = disk
+        self._memory = MemoryWatch(limits.memory_bytes, box, processes, disk)
         self._end_sandbox = end
         self._wake = wake
         self._lock = threading.RLock()
@@ -141,7 +133,6 @@ class Meter:
         self._streak: tuple[Outcome, int] = (Outcome.EXITED, 0)
         self._closed = False
         self._dormant = False
-        self._dying: int | None = None
         self._rest: _Rest | None = None
         self.started = time.monotonic()
         self.begun = 0
@@ -223,10 +214,16 @@ class Meter:
     def _count(self) -> int:
         """Return the number of processes and threads."""
         count = self._box.pids()
-        if count is None:
-            # RLIMIT_NPROC, like pids.max, counts the dead until they have been waited for
-            return sum(max(1, entry.threads) for entry in self._processes.entries(dead=True))
-        return count
+        return _tasks(self._processes.entries(dead=True)) if count is None else count
+
+    def _count_and_cpu(self) -> tuple[int, float]:
+        """Return the number of processes and threads, and the cpu seconds spent so far."""
+        count, cpu = self._box.pids(), self._box.read_cpu()
+        if count is None or cpu is None:
+            entries = self._processes.entries(dead=True)
+            count = _tasks(entries) if count is None else count
+            cpu = _spent(entries) if cpu is None else cpu
+        return count, cpu
 
     def _recover(self) -> int:
         """See that a command can start processes, and remember who was there before it."""
@@ -239,19 +236,23 @@ class Meter:
             self._samples.healthy = frozenset(self._processes.pids())
         return count
 
-    def _outlast(self, span: Span) -> Steps[int]:
+    def _grows(self, span: Span, count: int) -> bool:
+        """Return whether an ended command may have left behind what becomes more and more."""
+        alone = self._limits.pids is not None and len(self._spans) == 1
+        return alone and count >= span.pids_before + _SEVERAL
+
+    def _outlast(self, span: Span, count: int) -> Steps[None]:
         """Wait for the end of a growth that a command has left behind, and end it.
 
-        Returns:
-            How many processes and threads there were in the end.
+        Args:
+            span: The command, which has ended.
+            count: How many processes and threads there are.
 
         A fork bomb returns at once. Were the next command sent meanwhile, its bash would find no
         room for a process and sleep for a second and more before it tries again.
         """
         limit = self._limits.pids
-        count = self._count()
-        if limit is None or len(self._spans) > 1 or count < span.pids_before + _SEVERAL:
-            return count
+        assert limit is not None, "else nothing need be waited for"
         still = 0
         deadline = time.monotonic() + _OUTLAST_SECONDS
         while time.monotonic() < deadline:
@@ -266,21 +267,23 @@ class Meter:
             still = 0 if count > before else still + 1
             if still >= _STILL:
                 break
-        return count
 
     def ending(self, span: Span) -> Steps[Ending]:
         """Return what a command met and took; its span must still be open."""
-        count = yield from self._outlast(span)
+        count, cpu = self._count_and_cpu()
+        idle = not self._grows(span, count)
+        if not idle:
+            yield from self._outlast(span, count)
+            count, cpu = self._count_and_cpu()
         with self._lock:
             use = self._look_at_disk()
             if not self._box.counts_pids:
-                self._look_at_pids()
+                self._look_at_pids(count)
             after = self._counters()
-            cpu = self._cpu_seconds()
-            if len(self._spans) == 1 and count <= 1 + len(self._shells):
+            if idle and len(self._spans) == 1 and count <= 1 + len(self._shells):
                 shells = frozenset(self._shells)
                 self._rest = _Rest(counters=after, cpu_seconds=cpu, count=count, shells=shells)
-            spent = None if cpu is None or span.cpu_before is None else cpu - span.cpu_before
+            spent = None if span.cpu_before is None else cpu - span.cpu_before
             fresh = self._samples.leftovers_killed - self._samples.told_leftovers
             self._samples.told_leftovers += fresh
             return Ending(
@@ -351,7 +354,7 @@ class Meter:
         """Look no more."""
         with self._lock:
             self._closed = True
-            self._forget_dying()
+            self._memory.close()
 
     def stats(self) -> SandboxStats:
         """Return one look for a person."""
@@ -379,7 +382,7 @@ class Meter:
     def _counters(self) -> Counters:
         kernel, ours = self._box.counters(), self._samples
         return Counters(
-            out_of_memory=kernel.out_of_memory + ours.out_of_memory,
+            out_of_memory=kernel.out_of_memory + self._memory.kills,
             pids_refused=kernel.pids_refused + ours.pids_refused,
             disk_filled=ours.disk_filled,
             shm_filled=ours.shm_filled,
@@ -387,13 +390,9 @@ class Meter:
 
     def _cpu_seconds(self) -> float | None:
         found = self._box.read_cpu()
-        if found is not None:
-            return found
-        # the time of the dead is in whoever waited for them
-        return sum(entry.cpu_seconds for entry in self._processes.entries())
+        return _spent(self._processes.entries()) if found is None else found
 
-    def _look_at_pids(self) -> int:
-        count = self._box.pids()
+    def _look_at_pids(self, count: int | None = None) -> int:
         limit = self._limits.pids
         if count is None:
             count = self._count()
@@ -434,53 +433,10 @@ class Meter:
             self._samples.leftovers_killed += killed
 
     def _look_at_memory(self) -> bool:
-        """Kill who holds most where all together hold too much; whether half the bound is near."""
-        limit = self._limits.memory_bytes
-        if limit is None or not self._box.near(limit // 2):
-            return False
-        if self._awaits_a_death():
-            return True
-        sampled = "memory" not in self._box.holds
-        if sampled:
-            # descriptors take long to look through; a memfd grows with the host's shared memory
-            shared = host_shared_bytes()
-            grown = abs(shared - self._samples.shared_bytes) > _SHARED_STEP_BYTES
-            if grown:
-                self._samples.shared_bytes = shared
-            rough, memfds = self._processes.rough_bytes(memfds=grown)
-            if grown:
-                self._samples.memfd_bytes = memfds
-            memory = rough + self._samples.memfd_bytes
-        else:
-            memory = self._box.read(self._disk.look().tmpfs_bytes).memory_bytes or 0
+        memory, near = self._memory.look()
         for span in self._spans:
             span.peak_memory = max(span.peak_memory, memory)
-        if memory > limit:
-            held = self._processes.held()
-            # Of a group the sum is the kernel's own; shared memory that no process holds any more
-            # is in it, and no kill would give that back.
-            beyond = held.total_bytes > (limit if sampled else limit // 2)
-            if beyond and held.largest is not None:
-                self._dying = self._processes.kill(held.largest)
-                self._samples.out_of_memory += self._dying is not None
-        return memory > limit // 2
-
-    def _awaits_a_death(self) -> bool:
-        """Return whether who was killed last has yet to give its memory back.
-
-        Nobody else has to die meanwhile, and nobody waits here: others are to be looked at.
-        """
-        if self._dying is None:
-            return False
-        if holds_memory(self._dying):
-            return True
-        self._forget_dying()
-        return False
-
-    def _forget_dying(self) -> None:
-        if self._dying is not None:
-            os.close(self._dying)
-            self._dying = None
+        return near
 
     def _look_at_disk(self) -> DiskUse:
         use = self._disk.look()
@@ -504,6 +460,16 @@ class Meter:
         # what they wrote to the last must not be taken for the next one's doing
         disk.walk()
         self._samples.stored = disk.stored
+
+
+def _tasks(entries: list[Entry]) -> int:
+    # RLIMIT_NPROC, like pids.max, counts the dead until they have been waited for
+    return sum(max(1, entry.threads) for entry in entries)
+
+
+def _spent(entries: list[Entry]) -> float:
+    # the time of the dead is in whoever waited for them
+    return sum(entry.cpu_seconds for entry in entries if not entry.dead)
 
 
 def _peak(span: Span) -> int | None:

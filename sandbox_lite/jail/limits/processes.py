@@ -12,6 +12,7 @@ import contextlib
 import os
 import re
 import signal
+import threading
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,6 +26,7 @@ _PAGE = os.sysconf("SC_PAGE_SIZE")
 _SHARED_BYTES = 16 * 1024 * 1024
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _MAPPING = re.compile(rb"[0-9a-f]+-[0-9a-f]+ .{4} [0-9a-f]+ ([0-9a-f:]+) (\d+) +(.*)")
+_LINE, _LINES = 4096, ("stat", "statm")
 _PURGE_SECONDS = 2.0
 _ANEW = 10
 """Of so many looks one is at everything: a clock of hundredths hides 5 MB of each process."""
@@ -44,6 +46,8 @@ class Entry:
     threads: int
     cpu_seconds: float
     """Its own, and that of children it has waited for."""
+    dead: bool = False
+    """Nobody has waited for it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +82,7 @@ class Processes:
                 because it runs as another id; see `memfds`.
         """
         self._proc = proc
+        self._listing = threading.Lock()
         self._others = others
         self._clocks: dict[int, bytes] = {}
         self._known: dict[int, _Known] = {}
@@ -85,16 +90,17 @@ class Processes:
 
     def pids(self) -> list[int]:
         """Return the pids of all processes; none where the jail is gone."""
-        with contextlib.suppress(OSError):
+        # two at once would share one position in the directory, and each see a part of it
+        with contextlib.suppress(OSError), self._listing:
             return [int(name) for name in os.listdir(self._proc) if name.isdigit()]
         return []
 
     def _read(self, pid: int | str, name: str) -> bytes:
         fd = os.open(f"{pid}/{name}", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._proc)
         try:
-            data = b""
-            # what the kernel prints comes in pieces of its own choice
-            while piece := os.read(fd, 1 << 16):
+            data = os.read(fd, _LINE)
+            # what the kernel prints comes in pieces of its own choice; a single line in one
+            while name not in _LINES and (piece := os.read(fd, 1 << 16)):
                 data += piece
             return data
         finally:
@@ -110,11 +116,14 @@ class Processes:
                 fields = self._read(pid, "stat").rpartition(b")")[2].split()
                 # of a process whose first thread alone has ended the kernel says the same
                 clocks[pid] = b" ".join((*fields[11:13], fields[19]))
-                if not dead and fields[0] in b"ZX" and int(fields[17]) <= 1:
+                threads = int(fields[17])
+                ended = fields[0] in b"ZX" and threads <= 1
+                if ended and not dead:
                     continue
-                cpu = sum(int(field) for field in fields[11:15]) / _TICKS
+                cpu = sum(map(int, fields[11:15])) / _TICKS
+                parent = int(fields[1])
                 found.append(
-                    Entry(pid=pid, parent=int(fields[1]), threads=int(fields[17]), cpu_seconds=cpu)
+                    Entry(pid=pid, parent=parent, threads=threads, cpu_seconds=cpu, dead=ended)
                 )
         self._clocks = clocks
         return found

@@ -7,10 +7,10 @@ import os
 import platform
 import re
 import resource
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sandbox_lite.jail import janitor
+from sandbox_lite.jail.limits import kept_files
 from sandbox_lite.jail.limits.backend import Ask, Counters, Probe, Reading
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from sandbox_lite.spec import LimitName
 
 
+_VMSTAT = "/proc/vmstat"
 _NICE = 10
 _RESERVED_PIDS = 300
 """Numbers that the kernel gives away once only: pid.c."""
@@ -43,9 +44,8 @@ def _held(*, several_ids: bool = False) -> frozenset[LimitName]:
 
 
 def _host_kills() -> int:
-    with contextlib.suppress(OSError):
-        match = re.search(rb"^oom_kill (\d+)$", Path("/proc/vmstat").read_bytes(), re.MULTILINE)
-        return int(match[1]) if match is not None else 0
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        return int(kept_files.SHARED.read(_VMSTAT, 1 << 16).partition(b"\noom_kill ")[2].split()[0])
     return 0
 
 

@@ -7,9 +7,9 @@
 
 #include "kernel.h"
 
-enum { BEAR = 'B', PORTS = 'P' };
+enum { BEAR = 'B', PORTS = 'P', COVER = 'C' };
 enum { CLONE_NEWNS = 0x20000, CLONE_NEWNET = 0x40000000 };
-enum { MS_NOSUID = 2, MS_NODEV = 4, MS_BIND = 4096, F_DUPFD_CLOEXEC = 1030, SIGKILL = 9,
+enum { MS_RDONLY = 1, MS_NOSUID = 2, MS_NODEV = 4, MS_NOEXEC = 8, MS_REMOUNT = 32, MS_BIND = 4096, F_DUPFD_CLOEXEC = 1030, SIGKILL = 9,
        PR_CAP_AMBIENT = 47, PR_CAP_AMBIENT_CLEAR_ALL = 4, FAILED = 1,
        MOST = 16384 };
 
@@ -29,20 +29,49 @@ static void check(long result, const char *doing, const char *what)
         fail(doing, what, result, FAILED);
 }
 
+static long mount(const char *source, const char *path, const char *type, long flags,
+                  const char *options)
+{
+    return call(SYS_mount, (long)source, (long)path, (long)type, flags, (long)options, 0);
+}
+
 static void mount_one(const char *target, const char *options)
 {
     const char *path = target + 1;
+    long error;
     switch (target[0]) {
     case 't':
-        check(call(SYS_mount, (long)"tmpfs", (long)path, (long)"tmpfs", MS_NOSUID | MS_NODEV,
-                   (long)options, 0), "mount a tmpfs: ", path);
+        check(mount("tmpfs", path, "tmpfs", MS_NOSUID | MS_NODEV, options), "mount a tmpfs: ", path);
+        break;
+    case 'p':
+        check(mount("devpts", path, "devpts", MS_NOSUID | MS_NOEXEC, options),
+              "mount terminals: ", path);
         break;
     case 'b':
-        check(call(SYS_mount, (long)options, (long)path, 0, MS_BIND, 0, 0), "bind: ", path);
+        check(mount(options, path, 0, MS_BIND, 0), "bind: ", path);
+        break;
+    case 'r': /* read-only, and no device: what is not there needs no cover */
+        error = mount(options, path, 0, MS_BIND, 0);
+        if (error == -ENOENT)
+            break;
+        if (error >= 0)
+            error = mount(0, path, 0, MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV
+                          | MS_NOEXEC, 0);
+        check(error, "bind read-only: ", path);
         break;
     default:
         check(CALL3(SYS_mkdirat, AT_FDCWD, path, 0755), "make a directory: ", path);
     }
+}
+
+static const char *mount_all(const char *text, u32 mounts)
+{
+    for (u32 n = 0; n < mounts; n++) {
+        const char *options = after(text);
+        mount_one(text, options);
+        text = after(options);
+    }
+    return text;
 }
 
 static void become(struct plan *plan, int count, i32 parent)
@@ -72,12 +101,7 @@ static void become(struct plan *plan, int count, i32 parent)
         if (CALL3(SYS_read, others[plan->tasks], &one, 1) != 1)
             CALL1(SYS_exit_group, FAILED);
     }
-    const char *text = (char *)(numbers + plan->fds);
-    for (u32 n = 0; n < plan->mounts; n++) {
-        const char *options = after(text);
-        mount_one(text, options);
-        text = after(options);
-    }
+    const char *text = mount_all((char *)(numbers + plan->fds), plan->mounts);
     static char *words[MOST + 1];
     if (plan->words > MOST)
         fail("start bwrap", "", -E2BIG, FAILED);
@@ -120,6 +144,15 @@ static i32 bear(int count, i32 *pidfd)
     return (i32)pid;
 }
 
+/* Wait for a child that has nothing else to do; 0, or minus what it exited with. */
+static i32 awaited(long pid)
+{
+    i32 status = 0;
+    if (pid > 0 && CALL4(SYS_wait4, pid, &status, 0, 0) == pid)
+        pid = status & 127 ? -ECHILD : -(status >> 8 & 255);
+    return (i32)pid;
+}
+
 /* Let everybody in a network use low ports: the innermost user namespace has no say over it, whatever
  * it calls root. From a child, for nobody gets back into the host's network. */
 static i32 open_low_ports(int count)
@@ -137,10 +170,25 @@ static i32 open_low_ports(int count)
         }
         CALL1(SYS_exit_group, error < 0 ? -error & 255 : 0);
     }
-    i32 status = 0;
-    if (pid > 0 && CALL4(SYS_wait4, pid, &status, 0, 0) == pid)
-        pid = -(status >> 8 & 255);
-    return (i32)pid;
+    return awaited(pid);
+}
+
+/* Mount inside a jail what its /proc must not show: the plan's mounts, in the mount namespace that
+ * comes with it. bwrap can do so too, but reads the list of all mounts anew for each. */
+static i32 cover(int count)
+{
+    if (count != 2)
+        return -EINVAL;
+    long pid = call(SYS_clone, SIGCHLD, 0, 0, 0, 0, 0);
+    if (pid == 0) {
+        struct plan *plan = (struct plan *)content(given[0], sizeof(struct plan));
+        long error = CALL2(SYS_setns, given[1], CLONE_NEWNS);
+        if (error < 0)
+            CALL1(SYS_exit_group, -error & 255);
+        mount_all((char *)(plan + 1), plan->mounts);
+        CALL1(SYS_exit_group, 0);
+    }
+    return awaited(pid);
 }
 
 void serve(ulong *stack)
@@ -159,6 +207,7 @@ void serve(ulong *stack)
             i32 pidfd = -1;
             i32 value = asked.verb == BEAR    ? bear(count, &pidfd)
                         : asked.verb == PORTS ? open_low_ports(count)
+                        : asked.verb == COVER ? cover(count)
                                               : -EINVAL;
             leave(count);
             send(asked.verb, asked.number, asked.key, value, pidfd);

@@ -10,8 +10,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-BEAR, PORTS = b"BP"
+BEAR, PORTS, COVER = b"BPC"
 _PLAN = struct.Struct("=6I")
+
+
+_TERMINALS = "newinstance,ptmxmode=0666,mode=620"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,9 +40,8 @@ class Plan:
             len(self.mounts), len(self.words),
         )  # fmt: skip
         numbers = struct.pack(f"={len(self.fds)}i", *self.fds)
-        strings = [word for pair in self.mounts for word in pair]
-        text = b"".join(os.fsencode(word) + b"\0" for word in (*strings, *self.words))
-        return head + numbers + text
+        strings = (word for pair in self.mounts for word in pair)
+        return head + numbers + os.fsencode("\0".join((*strings, *self.words, "")))
 
     def descriptors(self) -> tuple[int, ...]:
         """Return those that go with it, in the order in which the nest takes them."""
@@ -54,7 +56,8 @@ def mounts(
     """Return what bwrap would do for these words of its own, in a form for the nest.
 
     Args:
-        words: `--size`, `--perms`, `--tmpfs`, `--dir` and `--bind`, as bwrap takes them.
+        words: `--size`, `--perms`, `--tmpfs`, `--dir`, `--bind` and `--ro-bind-try`, as bwrap
+            takes them.
         inodes: How many files each tmpfs takes, by its path, which bwrap cannot be told.
         places: Directories of the host, each with its name in the nest.
     """
@@ -82,5 +85,23 @@ def _mounts(
             source, target = next(words), next(words)
             base, _, name = source.rpartition("/")
             yield f"b{target}", f"{places[base]}/{name}"
+        elif word == "--ro-bind-try":
+            source, target = next(words), next(words)
+            yield f"r{target}", source
         else:
             raise ValueError(word)
+
+
+def devices(directory: str, shm: str) -> tuple[tuple[str, str], ...]:
+    """Return the mounts of a /dev that are one sandbox's alone, of which bwrap has no words.
+
+    Args:
+        directory: Where the nest has that /dev.
+        shm: What stands in it as `shm`.
+    """
+    return ((f"p{directory}/pts", _TERMINALS), (f"b{directory}/shm", shm))
+
+
+def covers(mounts: Sequence[tuple[str, str]]) -> bytes:
+    """Return these mounts as the nest reads them, to be made inside a jail."""
+    return Plan(words=(), mounts=tuple(mounts), fds={}).encoded()
