@@ -34,12 +34,12 @@ RUN = (
     {"code": "syntax ( error"},
     {"code": "set -e; false; echo not reached"},
     # time-outs
-    {"code": "echo lost; sleep 60", "timeout": 1},
-    {"code": "sleep 60", "timeout": 0.5},
-    {"code": "sleep 60", "timeout": "1s"},
+    {"code": "echo lost; sleep 60", "timeout": 0.3},
+    {"code": "sleep 60", "timeout": 0.2},
+    {"code": "sleep 60", "timeout": "0.3s"},
     {"code": "sleep 0.1; echo in time", "timeout": 0},
-    {"code": "trap 'exit 7' TERM; sleep 60 & wait", "timeout": 1},
-    {"code": "kill -STOP $$", "timeout": 1},
+    {"code": "trap 'exit 7' TERM; sleep 60 & wait", "timeout": 0.3},
+    {"code": "kill -STOP $$", "timeout": 0.3},
     # output
     {"code": "printf '\\033[1;31mred\\033[0m\\r\\nbut \\033[2J stays'"},
     {"code": "printf 'a\\377b\\303'"},

@@ -1,4 +1,4 @@
-"""What a scripted model does in the package's four demo problems, and how the package is asked.
+"""What a scripted model does in the package's four demo problems and one more, and how it is asked.
 
 Its own runner looks for the answer in /testbed/answer.txt and puts the input into
 /testbed/documents, whatever the demo's settings say.
@@ -27,6 +27,7 @@ def _edit(command: str, path: str, **more: object) -> tuple[str, object]:
     return "str_replace_editor", {"command": command, "path": path, **more}
 
 
+_CAPITAL = "/testbed/work/capital.py"
 _SUBMIT = says(None, ("submit", {}))
 
 SCRIPTS: Mapping[str, Sequence[Scripted]] = {
@@ -42,14 +43,14 @@ SCRIPTS: Mapping[str, Sequence[Scripted]] = {
         says(
             None,
             _edit(
-                "create", "/testbed/work/capital.py",
+                "create", _CAPITAL,
                 file_text="city = 'Rome'\nprint(f\"{city}\")\t# it's \\n `here` $HOME é",
             ),
         ),
-        says(None, _edit("str_replace", "/testbed/work/capital.py", old_str="Rome", new_str="Paris")),
-        says(None, _edit("str_replace", "/testbed/work/capital.py", old_str="none", new_str="x")),
-        says(None, _edit("insert", "/testbed/work/capital.py", insert_line=1, new_str="import os")),
-        says(None, _edit("view", "/testbed/work/capital.py")),
+        says(None, _edit("str_replace", _CAPITAL, old_str="Rome", new_str="Paris")),
+        says(None, _edit("str_replace", _CAPITAL, old_str="none", new_str="x")),
+        says(None, _edit("insert", _CAPITAL, insert_line=1, new_str="import os")),
+        says(None, _edit("view", _CAPITAL)),
         says(None, _edit("view", "/testbed/work")),
         says(None, _edit("view", "/testbed/work/missing.py")),
         says(None, _bash("python3 work/capital.py | tee answer.txt")),
@@ -68,6 +69,10 @@ SCRIPTS: Mapping[str, Sequence[Scripted]] = {
         says(None, _bash("echo done > /testbed/answer.txt; git status --short")),
         _SUBMIT,
     ),
+    "Copy the word.": (
+        says(None, _bash("cp /testbed/input/deep/word.txt /testbed/output/answer.txt")),
+        _SUBMIT,
+    ),
     "Read the file /testbed/input/numbers.txt": (
         says("I think that it is 42."),
         says(None, ("execute_bash", "{not json")),
@@ -82,10 +87,10 @@ SCRIPTS: Mapping[str, Sequence[Scripted]] = {
 
 def reply(request: Json) -> Scripted:
     """Return the next message of the script that the conversation follows."""
-    asked = request["messages"][1]["content"]
-    said = sum(one["role"] == "assistant" for one in request["messages"])
+    asked: str = request["messages"][1]["content"]
+    said = [one["role"] for one in request["messages"]].count("assistant")
     script = next(script for start, script in SCRIPTS.items() if start in asked)
-    return script[min(said, len(script) - 1)]
+    return script[min(int(said), len(script) - 1)]
 
 
 def words(base_url: str, output: Path, *more: str) -> tuple[str, ...]:
@@ -100,6 +105,7 @@ def environment(directory: Path) -> dict[str, str]:
     """Return what the package must find in its environment to look for nothing on the network."""
     return {
         "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+        "OPENAI_API_KEY": "scripted",
         "HF_HUB_OFFLINE": "1",
         "HF_HOME": str(directory / "hub"),
         "NO_PROXY": "127.0.0.1",

@@ -60,11 +60,7 @@ class Container:
     @property
     def status(self) -> Literal["running", "exited"]:
         """Whether it is alive, in docker's words."""
-        try:
-            _ = self.sandbox.pid
-        except SandboxLiteError:
-            return "exited"
-        return "running"
+        return "running" if self.sandbox.alive else "exited"
 
 
 class DockerRuntime:
@@ -320,6 +316,12 @@ class DockerRuntime:
         if self.container is None:
             raise SandboxClosedError(
                 "the runtime is closed", hint="start_container starts a fresh sandbox"
+            )
+        if self.container.status != "running":
+            # its files can be reached still, and would look as if all were well
+            raise SandboxClosedError(
+                "the sandbox has ended: somebody, or the kernel for want of memory, killed it",
+                hint="start_container starts a fresh sandbox",
             )
         return self.container.sandbox
 
