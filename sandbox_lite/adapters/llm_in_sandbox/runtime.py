@@ -8,19 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
-import re
 import secrets
 import shlex
-import stat
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+from sandbox_lite.adapters.llm_in_sandbox import answers, copying
 from sandbox_lite.adapters.llm_in_sandbox.choice import VARIABLES, Choice
-from sandbox_lite.errors import FileAccessError, SandboxClosedError, SandboxLiteError, SpecError
+from sandbox_lite.errors import FileAccessError, SandboxClosedError, SandboxLiteError
 from sandbox_lite.jail.sandbox import Sandbox
-from sandbox_lite.spec import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,12 +28,6 @@ COMMAND_SECONDS = 120
 IDLE = "sleep infinity"
 """The main process that only keeps a container alive; a sandbox needs none."""
 
-_TIMED_OUT = 124
-"""timeout(1)'s exit code, which the package cannot tell from a command's own."""
-_COLOURS = re.compile(r"\x1b\[[0-9;]*m|\r")
-_INTERVAL = re.compile(r"(?P<number>\d+(?:\.\d*)?|\.\d+)(?P<unit>[smhd]?)")
-_UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
-_TOO_LONG = b"exec: bash: Argument list too long\n"
 _SETUP = """
 mkdir -p -- "$1/input" "$1/output" && cd -- "$1" || exit
 if command -v git >/dev/null; then git init >/dev/null 2>&1 || true; fi
@@ -193,10 +183,10 @@ class DockerRuntime:
         """
         result = self._executed(code, timeout, workdir)
         if isinstance(result, str):
-            return result, "Error: Exit code 1"
-        if _is_late(result):
-            return _late(timeout), "-1"
-        return _COLOURS.sub("", result.output), _ended(result)
+            return result, answers.REFUSED
+        if answers.is_late(result):
+            return answers.late(timeout), "-1"
+        return answers.plain(result.output), answers.ended(result)
 
     def demux_run(
         self, code: str, timeout: float | str = COMMAND_SECONDS, workdir: str | None = None
@@ -213,11 +203,10 @@ class DockerRuntime:
         """
         result = self._executed(code, timeout, workdir)
         if isinstance(result, str):
-            return "", result, "Error: Exit code 1"
-        if _is_late(result):
-            return _late(timeout), "", "-1"
-        stdout, stderr = (_COLOURS.sub("", text) for text in (result.stdout, result.stderr))
-        return stdout, stderr, _ended(result)
+            return "", result, answers.REFUSED
+        if answers.is_late(result):
+            return answers.late(timeout), "", "-1"
+        return answers.plain(result.stdout), answers.plain(result.stderr), answers.ended(result)
 
     def _executed(
         self, code: str, timeout: float | str, workdir: str | None
@@ -227,19 +216,15 @@ class DockerRuntime:
         if not isinstance(text, str):
             # whoever calls the package so gets the same
             raise TypeError(f"a command is a str, not {type(text).__name__}")
-        seconds = _seconds(timeout)
+        seconds = answers.seconds(timeout)
         with self._faults():
             sandbox = self._sandbox()
-            if "\0" in text:
-                return "exec /usr/bin/bash: invalid argument\n"
-            # half a surrogate pair, which JSON may hold, is what it becomes on its way to Docker
-            raw = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").encode()
-            result = sandbox.exec(
-                ["bash", "-c", raw], env=VARIABLES, cwd=workdir or None, timeout=seconds
-            )
-        if result.exit_code == 126 and result.stderr_bytes == _TOO_LONG:
-            return "exec /usr/bin/bash: argument list too long\n"
-        return result
+            problem = answers.refused(text)
+            if problem is not None:
+                return problem
+            argv: list[str | bytes] = ["bash", "-c", answers.encoded(text)]
+            result = sandbox.exec(argv, env=VARIABLES, cwd=workdir or None, timeout=seconds)
+        return answers.refused(text, result) or result
 
     def copy_to_container(self, src_path: str, dest_path: str) -> None:
         """Copy a file, or a directory, to a path inside.
@@ -252,15 +237,7 @@ class DockerRuntime:
             SandboxClosedError: The sandbox is closed, or was killed.
         """
         with self._logged("copying file to container"), self._faults():
-            files = self._sandbox().files
-            target = os.path.join("/", dest_path)  # noqa: PTH118 -- a path inside
-            if target.endswith("/"):
-                target += Path(src_path).name
-            directory = stat.S_ISDIR(Path(src_path).stat().st_mode)
-            kind = self._kind(target) if files.exists(target) else None
-            if kind is not None and not (directory and kind == "directory"):
-                files.remove(target, recursive=True)
-            self._upload(src_path, target)
+            self._note(copying.into(self._sandbox().files, src_path, dest_path), src_path)
             self.logger.info("Copied %s to %s", src_path, dest_path)
 
     def copy_dir_to_container(self, src_dir: str, dest_dir: str) -> None:
@@ -271,10 +248,7 @@ class DockerRuntime:
             SandboxClosedError: The sandbox is closed, or was killed.
         """
         with self._logged("copying directory to container"), self._faults():
-            if not stat.S_ISDIR(Path(src_dir).stat().st_mode):
-                raise NotADirectoryError(f"not a directory: {src_dir}")
-            target = os.path.join("/", dest_dir)  # noqa: PTH118 -- a path inside
-            self._upload(src_dir, target)
+            self._note(copying.content(self._sandbox().files, src_dir, dest_dir), src_dir)
             self.logger.info("Copied directory %s to %s", src_dir, dest_dir)
 
     def copy_from_container(self, container_path: str, local_path: str) -> None:
@@ -287,13 +261,8 @@ class DockerRuntime:
             SandboxClosedError: The sandbox is closed, or was killed.
         """
         with self._logged("copying from container"), self._faults():
-            files = self._sandbox().files
-            source = os.path.join("/", container_path)  # noqa: PTH118 -- a path inside
-            if self._kind(source) == "link":
-                Path(local_path).mkdir(parents=True, exist_ok=True)
-                self.logger.warning("Not copied: %s is a link", container_path)
-                return
-            self._note(files.download(source, local_path), container_path)
+            report = copying.out(self._sandbox().files, container_path, local_path)
+            self._note(report, container_path)
             self.logger.info("Copied %s from container to %s", container_path, local_path)
 
     def get_task_instruction(self, problem_statement: str) -> str:
@@ -325,27 +294,6 @@ class DockerRuntime:
             )
         return self.container.sandbox
 
-    def _kind(self, path: str) -> str | None:
-        """Return what is at a path inside, not following it where it is a link."""
-        above, _, name = path.rpartition("/")
-        entries = self._sandbox().files.list(above or "/") if name else ()
-        return next((entry.kind for entry in entries if entry.name == name), None)
-
-    def _upload(self, source: str, target: str) -> None:
-        """Copy in, with what stands in the way replaced, as where a tar archive is unpacked."""
-        files = self._sandbox().files
-        report = files.upload(source, target)
-        in_the_way = [
-            path
-            for path in (f"{target}/{one.path}" for one in report.skipped)
-            if files.exists(path) and self._kind(path) == "directory"
-        ]
-        for path in in_the_way:
-            files.remove(path, recursive=True)
-        if in_the_way:
-            report = files.upload(source, target)
-        self._note(report, source)
-
     def _note(self, report: TransferReport, what: str) -> None:
         for one in report.skipped:
             self.logger.warning("Not copied of %s: %s: %s", what, one.path, one.reason)
@@ -368,25 +316,3 @@ class DockerRuntime:
         except (SandboxLiteError, OSError) as error:
             self.logger.error("Error %s: %s", doing, error)
             raise
-
-
-def _seconds(timeout: float | str) -> float | None:
-    """Return what timeout(1) understands by an interval; None is no bound."""
-    match = _INTERVAL.fullmatch(str(timeout))
-    if match is None:
-        raise SpecError(
-            f"not a time-out: {timeout!r}", hint="seconds, or an interval such as 2m; 0 is none"
-        )
-    return float(match["number"]) * _UNITS[match["unit"]] or None
-
-
-def _is_late(result: CommandResult) -> bool:
-    return result.outcome is Outcome.TIMED_OUT or result.exit_code == _TIMED_OUT
-
-
-def _late(timeout: float | str) -> str:
-    return f"The command took too long to execute (>{timeout}s)"
-
-
-def _ended(result: CommandResult) -> str:
-    return f"Error: Exit code {result.exit_code}" if result.exit_code else "0"
