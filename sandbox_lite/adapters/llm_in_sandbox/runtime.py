@@ -62,7 +62,8 @@ class DockerRuntime:
     What differs from the package, on purpose: a command that outlives SIGTERM at its time-out is
     killed; a call is over with its command, where Docker waits two seconds for background jobs;
     paths may have spaces; `copy_from_container` copies a single file too; a link that leaves the
-    copied tree is left out; and pip is not sent to a mirror.
+    copied tree is left out; output beyond `choice.OUTPUT_BYTES` is cut in the middle; a time-out
+    that is none raises; and pip is not sent to a mirror.
     """
 
     choice: ClassVar[Choice] = Choice()
