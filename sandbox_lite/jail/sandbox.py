@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from sandbox_lite.errors import LaunchError, SpecError
+from sandbox_lite.errors import LaunchError, SandboxClosedError, SpecError
 from sandbox_lite.jail import (
     bwrap,
     commands,
@@ -494,6 +494,15 @@ class Sandbox:
             raise SpecError("the sandbox is not open", hint="use it in a with block")
         self._supervisor.check_open()
         return self._supervisor
+
+    @property
+    def alive(self) -> bool:
+        """Whether it can be used: open, this process's, and its process 1 runs."""
+        try:
+            supervisor = self._open_supervisor()
+        except (SpecError, SandboxClosedError):
+            return False
+        return supervisor.alive()
 
     def shell(self, name: str = "main") -> Shell:
         """Return the persistent shell of that name, started at the first call.
