@@ -79,9 +79,15 @@ class AsyncFiles:
     def __init__(self, files: Files) -> None:
         self._files = files
 
-    async def read(self, path: str | os.PathLike[str], *, max_bytes: int | None = None) -> bytes:
+    async def read(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        max_bytes: int | None = None,
+        follow_links: bool = True,
+    ) -> bytes:
         """See `Files.read`."""
-        return self._files.read(path, max_bytes=max_bytes)
+        return self._files.read(path, max_bytes=max_bytes, follow_links=follow_links)
 
     async def write(
         self, path: str | os.PathLike[str], data: bytes | str, *, mode: int | None = None
