@@ -137,7 +137,7 @@ class _Worker:
     """One process; one order at a time."""
 
     def __init__(self) -> None:
-        self._errors = tempfile.TemporaryFile()  # closed with the process
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115  # closed with the process
         environment = {
             **os.environ,
             # the program's own modules and no others, wherever it stands

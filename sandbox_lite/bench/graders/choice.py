@@ -19,16 +19,23 @@ _WRAPPED = re.compile(
     r"[\s*_`\"'({\[$]*(?:\\(?:text|mathrm|mathbf|textbf|textrm)\s*\{)?\s*"
     r"\(?([A-Za-z])\)?\s*\}?[\s*_`\"')}\]$.:。,;!]*"
 )
-_SEVERAL = r"(?:\s*(?:,|;|/|&|、|\band\b|\bor\b|\bи\b|\bили\b|和|或)\s*\(?[A-Z]\)?(?![A-Za-z]))"
+_MORE = re.compile(
+    r"\s*\)?\s*(?:,|;|/|&|、|\band\b|\bor\b|\bи\b|\bили\b|和|或)\s*(?:and\s+|or\s+)?"
+    r"\(?([A-Z])\)?(?![A-Za-z])"
+)
 _SAID = re.compile(
     r"(?:\b(?:answer|choice|option|select|choose|pick)\b|ответ|вариант|выбираю|答案|选项|选择|选)"
-    r"[\"'*]*\s*(?:\b(?:is|are|letter|option|choice)\b|это|является|应该是|应为|是|为|[:：=\-–—]|\*|\s)*"
-    r"[\s*_`\"'(\[{$]*(?:\\(?:boxed|text|mathrm|mathbf|textbf)\s*\{\s*)*"
-    rf"\(?([A-Z])(?![A-Za-z'’])(?!\s+[a-z])(\s*\)?{_SEVERAL}*)",
+    r"[\"'*]*\s*(?:\b(?:is|are|letter|option|choice)\b|это|является|应该是|应为|是|为|[:：=\-]|\*|\s)*"
+    r"[\s*_`\"'(\[{$]*(?:\\(?:boxed|text|mathrm|mathbf|textbf)\s*\{\s*)*\(?([A-Z])(?![\w'’])",
     re.IGNORECASE,
 )
 _LED = re.compile(r"\s*[*_(\[]*([A-Z])[*_]*\s*[.):：\]、,，][*_]*(?:\s|$)")
-_ALONE = re.compile(r"(?<![\w'’-])([A-Z])(?![\w'’-])(?!\s+[a-z])")
+_ALONE = re.compile(r"(?<![\w'’-])([A-Z])(?![\w'’-])")
+_GOES_ON = re.compile(
+    r"\s+(?!(?:because|since|as|and|or|but|for|is|are|in|with|which|due|и|или)\b)[a-zа-я]"
+)
+"""A lower-case word behind a letter: an article, `vitamin C deficiency`, the pronoun."""
+_ENDS = re.compile(r"[\s)\]}\"'*.,;!$`_]*$", re.MULTILINE)
 
 
 def score(question: Question) -> Verdict:
@@ -61,14 +68,34 @@ def chosen(text: str) -> list[str]:
     text = _latin(text)
     if match := _WRAPPED.fullmatch(text):
         return [match[1].upper()]
-    if re.fullmatch(rf"[\s(\[]*[A-Z]\)?{_SEVERAL}+[\s.)\]]*", text):
-        return _unique(re.findall(r"(?<![A-Za-z])[A-Z](?![A-Za-z])", text))
-    said = [match for match in _SAID.finditer(text) if match[1].isupper()]
+    said = [match for match in _SAID.finditer(text) if _is_said(match[1], text[match.end() :])]
     if said:
-        return _unique([said[-1][1], *re.findall(r"(?<![A-Za-z])[A-Z](?![A-Za-z])", said[-1][2])])
+        return _with_more(said[-1][1].upper(), text[said[-1].end() :])
+    if match := re.match(r"[\s*_(\[]*([A-Z])(?![\w'’])", text):
+        letters = _with_more(match[1], text[match.end() :])
+        if len(letters) > 1:
+            return letters
     if match := _LED.match(text):
         return [match[1]]
-    return [letter for letter in _unique(_ALONE.findall(text)) if letter != "I" or text == "I"]
+    return _unique(
+        [match[1] for match in _ALONE.finditer(text)
+         if match[1] != "I" and not _GOES_ON.match(text, match.end())]
+    )  # fmt: skip
+
+
+def _is_said(letter: str, rest: str) -> bool:
+    if letter.islower():  # "the answer is a" and no more
+        return bool(_ENDS.match(rest))
+    return letter not in "AI" or not _GOES_ON.match(rest)
+
+
+def _with_more(letter: str, rest: str) -> list[str]:
+    """Return a letter and those joined to it: `A, C and D`."""
+    letters, place = [letter], 0
+    while match := _MORE.match(rest, place):
+        letters.append(match[1])
+        place = match.end()
+    return _unique(letters)
 
 
 def _latin(text: str) -> str:

@@ -30,7 +30,7 @@ def score(question: Question) -> Verdict:
 
 def is_formula(text: str) -> bool:
     """Return whether text is a number or formula, not words."""
-    value, _, _ = notation.split_unit(notation.latex(text))
+    value, _ = notation.split_unit(notation.latex(text))
     bare = _COMMAND.sub(" ", re.sub(r"\\(?:text|mathrm)\s*\{[^{}]*\}", " ", value))
     words = [word for word in _WORD.findall(bare) if not _FUNCTIONS.fullmatch(word)]
     return not words and bool(re.search(r"[\d\w]", text))
@@ -38,7 +38,7 @@ def is_formula(text: str) -> bool:
 
 def is_number(text: str) -> bool:
     """Return whether text is one number, with or without a unit."""
-    value, _, _ = notation.split_unit(notation.latex(text))
+    value, _ = notation.split_unit(notation.latex(text))
     return bool(re.fullmatch(r"[-+]?\$?\d[\d,. ]*(?:\\times\s*10\^\{?-?\d+\}?)?\s*\\?%?", value))
 
 
@@ -46,25 +46,36 @@ def _default(question: Question) -> Verdict:
     content, open_box = notation.boxed(question.answer)
     if open_box:
         return wrong("the last box is never closed")
-    found = content if content is not None else notation.last_said(question.answer)
+    found = content if content is not None else _said(question.answer)
     if not found:
         return wrong("nothing to compare")
     truth = notation.boxed(question.truth)[0] or question.truth.strip()
     if not is_formula(truth):
         same = _words(found) == _words(truth)
         return right(found, truth, same)
-    ours, our_unit, _ = notation.split_unit(notation.latex(found))
-    theirs, their_unit, surely = notation.split_unit(notation.latex(truth))
+    ours, our_unit = notation.split_unit(notation.latex(found))
+    theirs, their_unit = notation.split_unit(notation.latex(truth))
     if our_unit and their_unit and our_unit != their_unit:
         return wrong("the units differ", found=found[:500], truth=truth[:500])
-    if their_unit and not our_unit and not surely:  # 5m may be five times m
-        theirs = notation.latex(truth)
-    if our_unit and not their_unit and re.search(r"(?<!\\)\b[a-zA-Z]\b", _COMMAND.sub("", theirs)):
-        ours = notation.latex(found)  # a formula of letters, and no unit then
     equal = _equal(ours, theirs)
     if not equal and content is None and not is_formula(found):
         equal = _equal(ours, theirs, whole=False)  # a sentence with the number in it
     return right(found, truth, equal)
+
+
+def _said(answer: str) -> str:
+    """Return the answer in a text without a box.
+
+    It stands behind the last lead-in, else on the last line, else, where that is no formula, on the
+    first line that is one: an explanation may follow it.
+    """
+    found = notation.behind_lead_in(answer)
+    if found:
+        return found
+    lines = [line.strip() for line in answer.splitlines() if line.strip()]
+    if not lines or is_formula(lines[-1]):
+        return lines[-1] if lines else ""
+    return next((line for line in lines if is_formula(line)), lines[-1])
 
 
 def _words(text: str) -> str:
@@ -95,7 +106,7 @@ def _paper(question: Question) -> Verdict:
     content = last_box(question.answer)
     try:
         return right(content, question.truth, _equal(content, question.truth))
-    except Exception as error:  # so does the original
+    except Exception as error:  # noqa: BLE001  # so does the original
         return wrong("incorrect", error=f"{type(error).__name__}: {error}"[:500])
 
 

@@ -6,11 +6,13 @@ import re
 import unicodedata
 
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
-_MINUS = dict.fromkeys(map(ord, "\u2212\u2010\u2011\u2012\u2013\u2014\ufe63\uff0d"), "-")
+_ASCII = dict.fromkeys(map(ord, "\u2212\u2010\u2011\u2012\u2013\u2014\ufe63\uff0d"), "-") | {
+    ord("\u3002"): "."
+}
 _SUPERSCRIPT = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻", "0123456789+-")
 _SIGNS = str.maketrans({
-    "\u00d7": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "÷": r"\div ", "π": r"\pi ", "∞": r"\infty ",
-    "≤": r"\le ", "≥": r"\ge ", "°": r"^{\circ}", "。": ". ", "、": ",", "√": r"\sqrt ",
+    "\u00d7": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "÷": r"\div ", "π": r"\pi ",
+    "∞": r"\infty ", "≤": r"\le ", "≥": r"\ge ", "°": r"^{\circ}", "、": ",", "√": r"\sqrt ",
 })  # fmt: skip
 
 LEAD_IN = re.compile(
@@ -19,6 +21,8 @@ LEAD_IN = re.compile(
     re.IGNORECASE,
 )
 """What stands before an answer, in the languages that models answer in."""
+
+_REASONS = re.compile(r"[,;]?\s+(?:since|because|as|where|which|so)\b|[.;!。]\s+(?=\D)")
 
 _UNIT_NAMES = (
     "mm|cm|dm|km|nm|pm|fm|m|mg|kg|g|ms|min|hours?|days?|years?|seconds?|minutes?|hr|h|s|"
@@ -71,20 +75,17 @@ def without_box(content: str) -> str:
     return content
 
 
-def last_said(text: str) -> str:
-    """Return what stands behind the last lead-in such as `Answer:`, else the last line."""
+def behind_lead_in(text: str) -> str:
+    """Return what stands behind the last lead-in such as `Answer:` up to its reasons, or ``."""
     lead_ins = list(LEAD_IN.finditer(text))
-    if lead_ins:
-        rest = text[lead_ins[-1].end() :].strip()
-        if rest:
-            return rest.splitlines()[0].strip()
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1] if lines else ""
+    rest = text[lead_ins[-1].end() :].strip() if lead_ins else ""
+    line = rest.splitlines()[0].strip() if rest else ""
+    return _REASONS.split(line, maxsplit=1)[0].strip()
 
 
 def plain_signs(text: str) -> str:
     """Return text with one kind of minus, and full-width characters made narrow."""
-    return unicodedata.normalize("NFKC", _superscripts(text)).translate(_MINUS).strip()
+    return unicodedata.normalize("NFKC", _superscripts(text)).translate(_ASCII).strip()
 
 
 def _superscripts(text: str) -> str:
@@ -112,14 +113,11 @@ def latex(text: str) -> str:
     return text.strip()
 
 
-def split_unit(text: str) -> tuple[str, dict[str, int] | None, bool]:
-    """Return a value, its unit as powers by name, and whether that can be nothing but a unit.
-
-    `5m` may be five metres or five times m; `5 m/s` and `5\\,\\mathrm{m}` are sure.
-    """
+def split_unit(text: str) -> tuple[str, dict[str, int] | None]:
+    """Return a value, and its unit as powers by name; None where it has none."""
     match = _WITH_UNIT.fullmatch(text)
     if match is None:
-        return text, None, False
+        return text, None
     powers: dict[str, int] = {}
     plain = re.sub(r"\\(?:text|mathrm|rm|textrm|operatorname|mathit|unit|si)\s*", "", match["unit"])
     plain = re.sub(r"\\cdot|\\times|\\[,; ]|\*|~", " ", plain)
@@ -127,5 +125,4 @@ def split_unit(text: str) -> tuple[str, dict[str, int] | None, bool]:
     for slash, name, power in _UNIT_PART.findall(exponents):
         count = int(power or 1) * (-1 if slash else 1)
         powers[name] = powers.get(name, 0) + count
-    sure = bool(match["space"]) or match["unit"].startswith("\\") or "/" in match["unit"]
-    return match["value"].strip(), {k: v for k, v in powers.items() if v}, sure
+    return match["value"].strip(), {name: power for name, power in powers.items() if power}
