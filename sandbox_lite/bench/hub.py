@@ -21,7 +21,7 @@ from sandbox_lite.errors import HostError, TaskError
 from sandbox_lite.jail import places
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from sandbox_lite.bench.task import HubSource
 
@@ -121,9 +121,9 @@ def _noted(note: Path, source: HubSource, revision: str) -> Fetched | None:
 def _download(source: HubSource, revision: str) -> Fetched:
     library = need("huggingface_hub", f"the data set {source.repository}")
     endpoint = os.environ.get("HF_ENDPOINT", ENDPOINT).rstrip("/")
-    with_bars_off = getattr(library.utils, "disable_progress_bars", None)
-    if with_bars_off is not None:
-        with_bars_off()
+    bars = need("tqdm", f"the data set {source.repository}").tqdm
+    quiet = type("Quiet", (bars,), {"__init__": _quiet(bars), "monitor_interval": 0})
+    trouble = _trouble()
     try:
         information = library.HfApi(endpoint=endpoint).dataset_info(
             source.repository, revision=revision, timeout=20
@@ -136,13 +136,14 @@ def _download(source: HubSource, revision: str) -> Fetched:
                 library.hf_hub_download(
                     source.repository, name, repo_type="dataset", revision=commit,
                     cache_dir=cache() / "hub", endpoint=endpoint, etag_timeout=20,
+                    tqdm_class=quiet,
                 )
             )
             for name in files
         )  # fmt: skip
     except TaskError:
         raise
-    except _trouble(library) as error:
+    except trouble as error:
         first = str(error).strip().splitlines() or [""]
         reason = f"{type(error).__name__}: {first[0]}"[:300]
         raise _unreachable(source, revision, f"{endpoint} gave {reason}") from error
@@ -150,17 +151,27 @@ def _download(source: HubSource, revision: str) -> Fetched:
     return _fetched(source, revision, commit, files, digests, paths)
 
 
-def _trouble(library: Any) -> tuple[type[Exception], ...]:
+def _quiet(bars: Any) -> Callable[..., None]:
+    """Return what makes a progress bar that nobody sees: only the command line prints."""
+
+    def start(self: object, *words: object, **named: object) -> None:
+        bars.__init__(self, *words, **{**named, "disable": True})
+
+    return start
+
+
+def _trouble() -> tuple[type[Exception], ...]:
     """Return all that the client raises for a hub that cannot be had."""
     import httpx2
 
+    errors = need("huggingface_hub.errors", "public data sets")
     return (
-        OSError,  # with HfHubHTTPError and LocalEntryNotFoundError below it
+        OSError,
         ValueError,
         httpx2.HTTPError,
         httpx2.InvalidURL,
-        library.errors.HfHubHTTPError,
-        library.errors.OfflineModeIsEnabled,
+        errors.HfHubHTTPError,
+        errors.OfflineModeIsEnabled,
     )
 
 

@@ -18,6 +18,8 @@ from sandbox_lite.bench.libraries import need
 
 _COMMAND = re.compile(r"\\[A-Za-z]+")
 _WORD = re.compile(r"[^\W\d_]{3,}")
+_LONGEST = 4000
+"""Characters of a formula; beyond it, it is a text."""
 _FUNCTIONS = re.compile(
     "(?:arc|a)?(?:sin|cos|tan|cot|sec|csc)h?|log|exp|sqrt|lim|max|min|mod|gcd|lcm|inf"
 )
@@ -30,6 +32,8 @@ def score(question: Question) -> Verdict:
 
 def is_formula(text: str) -> bool:
     """Return whether text is a number or formula, not words."""
+    if len(text) > _LONGEST:
+        return False
     value, _ = notation.split_unit(notation.latex(text))
     bare = _COMMAND.sub(" ", re.sub(r"\\(?:text|mathrm)\s*\{[^{}]*\}", " ", value))
     words = [word for word in _WORD.findall(bare) if not _FUNCTIONS.fullmatch(word)]
@@ -47,8 +51,8 @@ def _default(question: Question) -> Verdict:
     if open_box:
         return wrong("the last box is never closed")
     found = content if content is not None else _said(question.answer)
-    if not found:
-        return wrong("nothing to compare")
+    if not found or len(found) > _LONGEST:
+        return wrong("too long for a formula" if found else "nothing to compare")
     truth = notation.boxed(question.truth)[0] or question.truth.strip()
     if not is_formula(truth):
         same = _words(found) == _words(truth)
