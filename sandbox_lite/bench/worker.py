@@ -39,8 +39,9 @@ def main() -> None:
     for descriptor in (0, 1):  # libraries print
         os.dup2(nothing, descriptor)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    warm: set[str] = set()
     while line := orders.readline():
-        reply = _answer(json.loads(line), orders)
+        reply = _answer(json.loads(line), orders, warm)
         if reply is None:
             return
         try:
@@ -49,11 +50,15 @@ def main() -> None:
             return
 
 
-def _answer(order: dict[str, Any], orders: BinaryIO) -> Reply | None:
+def _answer(order: dict[str, Any], orders: BinaryIO, warm: set[str]) -> Reply | None:
     try:
         sys.path[:] = order["path"]
         grader = graders.find(order["grader"])
-        _import(grader)
+        if grader.name not in warm:
+            _import(grader)
+            if grader.warm_up is not None and grader.score is not None:
+                grader.score(grader.warm_up)
+            warm.add(grader.name)
     except SandboxLiteError as error:
         return _error(error)
     if order.get("question") is None:

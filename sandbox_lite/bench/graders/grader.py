@@ -61,6 +61,8 @@ class Grader:
     """Modules of the extra `bench` that it needs; they are imported before its clock starts."""
     install: str | None = None
     """The command that installs them where it is not that of the extra."""
+    warm_up: Question | None = None
+    """Of ours, graded once beforehand: what libraries do at their first use is then done."""
     control: Callable[[Question], str] = the_truth
     """An answer that must be gradable: where even this fails, the grader is broken, and an answer
     is not to blame."""

@@ -130,4 +130,9 @@ def _braces_alone(text: str, start: int) -> str | None:
     return None
 
 
-GRADER = Grader(name="math-verify", score=score, libraries=("math_verify",))
+GRADER = Grader(
+    name="math-verify",
+    score=score,
+    libraries=("math_verify",),
+    warm_up=Question(answer=r"\boxed{\sqrt{2}+\frac{1}{2}}", truth="x^2+0.5"),
+)

@@ -29,5 +29,6 @@ def score(question: Question) -> Verdict:
 GRADER = Grader(
     name="open",
     score=score,
+    warm_up=mathematics.GRADER.warm_up,
     libraries=(*mathematics.GRADER.libraries, *rouge.GRADER.libraries),
 )
