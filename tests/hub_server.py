@@ -1,4 +1,4 @@
-"""A data set hub on loopback: the endpoints that the hub's own client asks, and what it is asked."""
+"""A data set hub on loopback: the endpoints that the hub's own client asks."""
 
 from __future__ import annotations
 

@@ -7,6 +7,7 @@ middle of an answer. The child that looks at an answer has bounds of its own.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import gc
 import importlib
@@ -119,8 +120,7 @@ def _bounded(
             found += chunk
     finally:
         os.close(reading)
-        os.kill(child, signal.SIGKILL)  # it is ours to reap: the id cannot be another's
-        _, status = os.waitpid(child, 0)
+        status = _end(child)
     if gone:
         return None
     if late:
@@ -135,12 +135,22 @@ def _bounded(
     return reply
 
 
+def _end(child: int) -> int:
+    """Kill the child and what it may have started; its id is no other's until it is reaped."""
+    os.kill(child, signal.SIGKILL)
+    with contextlib.suppress(ProcessLookupError):  # killed before it had a group of its own
+        os.killpg(child, signal.SIGKILL)
+    return os.waitpid(child, 0)[1]
+
+
 def _work(
     grader: Grader, question: Question, timeout: float, memory_bytes: int, writing: int
 ) -> NoReturn:
     """The child's part: what it may use is bounded before it looks at the answer."""
     code = 1
     try:
+        os.setpgid(0, 0)
+        os.dup2(1, 2)  # nowhere; a file that may not grow is an error to whoever writes
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
         room = pages * resource.getpagesize() + memory_bytes

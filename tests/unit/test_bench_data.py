@@ -130,7 +130,7 @@ def test_what_could_not_be_fetched_is_said(server: HubServer) -> None:
     with pytest.raises(HostError, match=r"nobody/nothing.*could not be fetched") as raised:
         hub.fetch(source)
     assert "--data FILE" in (raised.value.hint or "")
-    del server.commits[OLD]["math/test-00000-of-00001.parquet"]
+    server.commits[OLD] = {"README.md": b"", "chem/test.jsonl": b""}
     with pytest.raises(TaskError, match=r"holds no test of math; it holds: README.md, chem/test"):
         data.load(MATH)
 
@@ -138,7 +138,7 @@ def test_what_could_not_be_fetched_is_said(server: HubServer) -> None:
 def test_no_hub_is_said_soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     began = time.monotonic()
-    with pytest.raises(HostError, match="could not be fetched: http://127.0.0.1:9 gave"):
+    with pytest.raises(HostError, match=r"could not be fetched: http://127\.0\.0\.1:9 gave"):
         data.load(MATH)
     assert time.monotonic() - began < 15
     with pytest.raises(HostError, match="the network is not asked"):
@@ -240,8 +240,8 @@ def test_bad_files_are_refused(tmp_path: Path) -> None:
 
 
 def test_fields_that_are_no_text_become_one() -> None:
-    made = row_of(row(1) | {"id": 7, "ground_truth": ["а", 1], "domain": None}, "d", "here")
-    assert (made.id, made.ground_truth, made.domain) == ("7", '["а", 1]', "d")
+    made = row_of(row(1) | {"id": 7, "ground_truth": ["é", 1], "domain": None}, "d", "here")
+    assert (made.id, made.ground_truth, made.domain) == ("7", '["é", 1]', "d")
 
 
 def test_digests_follow_every_field() -> None:

@@ -76,7 +76,7 @@ def without_box(content: str) -> str:
 
 
 def behind_lead_in(text: str) -> str:
-    """Return what stands behind the last lead-in such as `Answer:` up to its reasons; empty where there is none."""
+    """Return what stands behind the last lead-in such as `Answer:`, without reasons; else ""."""
     lead_ins = list(LEAD_IN.finditer(text))
     rest = text[lead_ins[-1].end() :].strip() if lead_ins else ""
     line = rest.splitlines()[0].strip() if rest else ""
