@@ -157,9 +157,7 @@ def test_sign_flip_keeps_its_level() -> None:
         differences = []
         for _ in range(12):
             chance = drawn.random()
-            one, other = (
-                sum(drawn.random() < chance for _ in range(16)) / 16 for _ in range(2)
-            )
+            one, other = (sum(drawn.random() < chance for _ in range(16)) / 16 for _ in range(2))
             differences.append(one - other)
         called += statistics.sign_flip(differences, resamples=4096) < 0.05
     assert called <= 12
