@@ -94,6 +94,18 @@ class BoundedGraders(AbstractContextManager["BoundedGraders"]):
             )
         return Verdict(value=0.0, text=f"{why} on this answer", details={"grader": reply["kind"]})
 
+    def try_control(self, grader: str, question: Question) -> None:
+        """Return when a grader can grade a row: it is given an answer that it must be able to.
+
+        Raises:
+            HostError: A library, or data of one, lacks.
+            TaskError: The row or the grader is broken.
+        """
+        found = self._graded(grader, question, control=True)
+        if found["kind"] != "verdict":
+            why = _BLAMED.get(found["kind"]) or f"the grader failed: {found.get('message')}"
+            raise TaskError(f"{grader} cannot grade this row: {why}")
+
     def _graded(self, grader: str, question: Question, *, control: bool) -> dict[str, Any]:
         order = {
             "grader": grader,

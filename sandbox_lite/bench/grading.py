@@ -9,11 +9,11 @@ from sandbox_lite.bench import graders
 from sandbox_lite.bench.bounded import BoundedGraders
 from sandbox_lite.bench.graders.grader import Question
 from sandbox_lite.bench.task import NoAnswer, Score, Ungraded
-from sandbox_lite.errors import SpecError
+from sandbox_lite.errors import HostError, SandboxLiteError, SpecError, TaskError
 from sandbox_lite.spec import GIB
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from sandbox_lite.bench.graders.judge import Judge
     from sandbox_lite.bench.task import Answer, Row, Scorer, Task
@@ -66,16 +66,35 @@ class Grading(AbstractContextManager["Grading"]):
             What will stay ungraded and why, a sentence each; empty where all will be graded.
 
         Raises:
-            HostError: A library lacks, such as `ifbench`; the hint is the command that installs it.
+            HostError: A library lacks, such as `ifbench`, or data of one; the hint is the command
+                that installs it.
             SpecError: A grader is not known.
+            TaskError: A row is broken.
         """
+        rows = tuple(rows)
         notes = []
         for name in sorted({task.grader(row, self.scorer) for row in rows}):
-            if graders.find(name).score is not None:
+            grader = graders.find(name)
+            if grader.score is not None:
                 self._bounded.check(name)
             elif self.judge is None:
                 notes.append(f"{task.name} needs a judge: its answers are kept and stay ungraded")
+            if grader.tried_by_row:
+                self._try([row for row in rows if task.grader(row, self.scorer) == name], name)
         return tuple(notes)
+
+    def _try(self, rows: Sequence[Row], name: str) -> None:
+        failed: list[SandboxLiteError] = []
+        for row in rows:
+            try:
+                self._bounded.try_control(name, self._question(row, ""))
+            except (HostError, TaskError) as error:
+                failed.append(error)
+        if failed:
+            raise type(failed[0])(
+                f"{len(failed)} of {len(rows)} rows cannot be graded here: {failed[0].message}",
+                hint=failed[0].hint,
+            )
 
     def grade(self, task: Task, row: Row, answer: Answer | NoAnswer) -> Score | Ungraded:
         """Return the score of an answer, or why it has none yet.
@@ -98,14 +117,7 @@ class Grading(AbstractContextManager["Grading"]):
                 scorer=self.scorer,
                 details={"why": answer.text},
             )
-        question = Question(
-            answer=answer.text,
-            truth=row.ground_truth,
-            statement=row.problem_statement,
-            domain=row.domain,
-            extra=row.extra,
-            scorer=self.scorer,
-        )
+        question = self._question(row, answer.text)
         if judged:
             assert self.judge is not None
             verdict = self.judge.assess(question)
@@ -120,4 +132,14 @@ class Grading(AbstractContextManager["Grading"]):
             grader=name,
             scorer=self.scorer,
             details=details,
+        )
+
+    def _question(self, row: Row, answer: str) -> Question:
+        return Question(
+            answer=answer,
+            truth=row.ground_truth,
+            statement=row.problem_statement,
+            domain=row.domain,
+            extra=row.extra,
+            scorer=self.scorer,
         )

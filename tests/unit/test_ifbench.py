@@ -174,12 +174,17 @@ def test_a_checker_that_fails(mended: Grading, published: Grading) -> None:
 
 @pytest.mark.usefixtures("installed")
 def test_what_cannot_be_checked_here_is_said(mended: Grading, published: Grading) -> None:
-    with pytest.raises(HostError, match="needs data of NLTK") as raised:
-        value(mended, row(("odd:data", {})), "yes")
-    assert "nltk.downloader" in (raised.value.hint or "")
+    for one in (mended, published):
+        with pytest.raises(HostError, match="needs data of NLTK") as raised:
+            value(one, row(("odd:data", {})), "yes")
+        assert "nltk.downloader" in (raised.value.hint or "")
+        with pytest.raises(HostError, match="1 of 2 rows cannot be graded here: odd:data needs"):
+            one.check(TASK, [row(HELLO), row(("odd:data", {}))])
+        assert one.check(TASK, [row(HELLO), row(THREE)]) == ()
     unknown = row(("another:benchmark", {}))
-    with pytest.raises(TaskError, match="has no checker 'another:benchmark'"):
-        value(mended, unknown, "yes")
+    for call in (lambda: value(mended, unknown, "yes"), lambda: mended.check(TASK, [unknown])):
+        with pytest.raises(TaskError, match="has no checker 'another:benchmark'"):
+            call()
     assert value(published, unknown, "yes") == 0.0
     no_json = Row(id="1", problem_statement="", ground_truth="x", domain="d")
     with pytest.raises(TaskError, match="is no JSON"):

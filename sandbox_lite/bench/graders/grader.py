@@ -63,6 +63,8 @@ class Grader:
     """The command that installs them where it is not that of the extra."""
     warm_up: Question | None = None
     """Of ours, graded once beforehand: what libraries do at their first use is then done."""
+    tried_by_row: bool = False
+    """Whether some rows need what others do not, so that each is tried before a run."""
     control: Callable[[Question], str] = the_truth
     """An answer that must be gradable: where even this fails, the grader is broken, and an answer
     is not to blame."""

@@ -51,7 +51,7 @@ def score(question: Question) -> Verdict:
                 bool(checker.check_following(variant)) for variant in variants
             )
         except LookupError as error:
-            if not published and "nltk" in str(error).lower():
+            if "nltk" in str(error).lower():
                 raise HostError(
                     f"{name} needs data of NLTK that is not here",
                     hint="python -m nltk.downloader punkt punkt_tab stopwords "
@@ -112,5 +112,6 @@ GRADER = Grader(
     score=score,
     libraries=("ifbench.instructions_registry",),
     install=INSTALL,
+    tried_by_row=True,
     control=lambda question: _CONTROL,
 )
