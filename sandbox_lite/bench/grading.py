@@ -2,21 +2,60 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+import dataclasses
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING
 
-from sandbox_lite.bench import graders
+from sandbox_lite.agent.model import Model
+from sandbox_lite.bench import graders, paper
 from sandbox_lite.bench.bounded import BoundedGraders
 from sandbox_lite.bench.graders.grader import Question
+from sandbox_lite.bench.graders.judge import Judge
 from sandbox_lite.bench.task import NoAnswer, Score, Ungraded
 from sandbox_lite.errors import HostError, SandboxLiteError, SpecError, TaskError
 from sandbox_lite.spec import GIB
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
-    from sandbox_lite.bench.graders.judge import Judge
+    from sandbox_lite.agent.model import ModelSettings
+    from sandbox_lite.bench.graders.judge import JudgePrompt
     from sandbox_lite.bench.task import Answer, Row, Scorer, Task
+
+
+@contextmanager
+def opened_judge(
+    settings: ModelSettings,
+    *,
+    scorer: Scorer = "default",
+    repeats: int | None = None,
+    prompt: JudgePrompt | None = None,
+) -> Iterator[Judge]:
+    """Yield a judge for a scorer, and close its connections in the end.
+
+    What `settings` leave open is temperature 0 and one judgement of each answer by default; for
+    `paper` it is what the paper's judge runs with (temperature 0.7, 16,384 tokens, 4 judgements).
+
+    Raises:
+        HostError: The scorer is `paper`, and `llm-in-sandbox` is not installed; or `openai` is not.
+        SpecError: The scorer is `paper`, and another prompt is named.
+    """
+    published = scorer == "paper"
+    if published and prompt is not None:
+        raise SpecError("the scorer `paper` judges with the paper's prompt", hint="name no other")
+    temperature = paper.JUDGE_TEMPERATURE if published else 0.0
+    settings = dataclasses.replace(
+        settings,
+        temperature=temperature if settings.temperature is None else settings.temperature,
+        max_tokens=settings.max_tokens or (paper.JUDGE_MAX_TOKENS if published else None),
+    )
+    with Model(settings) as model:
+        yield Judge(
+            model,
+            prompt=prompt,
+            repeats=repeats or (paper.JUDGE_REPEATS if published else 1),
+            published=paper.judge_prompt() if published else None,
+        )
 
 
 class Grading(AbstractContextManager["Grading"]):
@@ -44,7 +83,7 @@ class Grading(AbstractContextManager["Grading"]):
         if judge is not None and judge.published != (scorer == "paper"):
             raise SpecError(
                 "the paper's judge goes with the scorer `paper`, and no other",
-                hint="make it with published=paper.judge_prompt() for that scorer alone",
+                hint="open it with opened_judge(settings, scorer=...)",
             )
         self.scorer: Scorer = scorer
         self.judge = judge

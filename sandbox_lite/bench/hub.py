@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import re
+import secrets
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -77,7 +78,7 @@ def fetch(
     text = json.dumps(
         {"commit": found.commit, "files": dict(zip(found.files, found.sha256, strict=True))}
     )
-    part = note.with_name(f"{note.name}.{os.getpid()}")
+    part = note.with_name(f"{note.name}.{secrets.token_hex(4)}")
     part.write_text(text, encoding="utf-8")
     part.replace(note)
     return found

@@ -25,6 +25,11 @@ _DIRECTORIES = {
 }  # fmt: skip
 """What its runner takes where a task names none."""
 
+JUDGE_TEMPERATURE = 0.7
+JUDGE_MAX_TOKENS = 16_384
+JUDGE_REPEATS = 4
+"""What its judge runs with by default."""
+
 
 def version() -> str:
     """Return the version of the installed package, or `unknown`."""

@@ -12,11 +12,11 @@ from sandbox_lite.bench.answer import HUGE_BYTES, MAX_BYTES, read_answer
 from sandbox_lite.bench.task import Answer, NoAnswer
 from sandbox_lite.errors import FileAccessError
 from sandbox_lite.jail.aio import AsyncSandbox
+from sandbox_lite.jail.sandbox import Sandbox
+from tests.conftest import require_subordinate_ids
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from sandbox_lite.jail.sandbox import Sandbox
 
 PATH = "/testbed/output/answer.txt"
 
@@ -83,6 +83,19 @@ def test_links_are_followed_unless_it_is_said(sandbox: Sandbox) -> None:
     with pytest.raises(FileAccessError) as raised:
         sandbox.files.read("/tmp/link", follow_links=False)
     assert raised.value.errno == errno.ELOOP
+
+
+def test_the_same_where_files_have_several_owners(home: Path) -> None:
+    require_subordinate_ids()
+    with Sandbox("minimal", ids="subordinate") as sandbox:
+        found = left_by(
+            sandbox, "echo 204 > answer.txt; chown nobody answer.txt; chmod 0 answer.txt"
+        )
+        assert isinstance(found, Answer)
+        assert found.text == "204\n"
+        linked = left_by(sandbox, "ln -s /etc/passwd answer.txt")
+        assert isinstance(linked, NoAnswer)
+        assert linked.reason == "link"
 
 
 def test_the_same_for_asyncio(home: Path) -> None:

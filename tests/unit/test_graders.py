@@ -33,6 +33,7 @@ MATHEMATICS: list[Case] = [
     ("\boxed{204}", "204", 1),  # a shell has made a backspace of \b
     (r"\boxed{\boxed{204}}", "204", 1),
     (r"\boxed{1} or \boxed{2}", "2", 1),
+    (r"\boxed{204} is in \boxed{}", "204", 1),
     (r"\boxed{20", "20", 0),  # cut off: it may have been 204
     ("2 or 3", "2", 0),
     # signs

@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from sandbox_lite.agent.model import Model, ModelSettings
+from sandbox_lite.agent.model import ModelSettings
 from sandbox_lite.bench import tasks
 from sandbox_lite.bench.graders import find
-from sandbox_lite.bench.graders.judge import Judge
-from sandbox_lite.bench.grading import Grading
+from sandbox_lite.bench.grading import Grading, opened_judge
 from sandbox_lite.bench.task import Answer, NoAnswer, Row, Score, Ungraded
-from sandbox_lite.errors import SpecError, TaskError
+from sandbox_lite.errors import HostError, SpecError, TaskError
 from tests.model_server import ModelServer, says
 
 if TYPE_CHECKING:
@@ -136,10 +135,11 @@ def test_with_a_judge_they_are_graded() -> None:
 
     with ModelServer(reply) as server:  # type: ignore[arg-type]
         settings = ModelSettings(model="j", base_url=server.base_url)
-        with Model(settings) as model, Grading(judge=Judge(model)) as judged:
+        with opened_judge(settings) as judge, Grading(judge=judge) as judged:
             found = judged.grade(tasks.find("physics"), row("5"), answer("5.0"))
             assert isinstance(found, Score)
             assert (found.value, found.grader, found.details["judge"]) == (1.0, "judge", "j")
+            assert server.requests[0]["temperature"] == 0.0
             asked = len(server.requests)
             none = judged.grade(
                 tasks.find("physics"), row("5"), NoAnswer(reason="empty", text="empty")
@@ -148,7 +148,37 @@ def test_with_a_judge_they_are_graded() -> None:
             assert none.value == 0.0
             assert len(server.requests) == asked
             with pytest.raises(SpecError, match="the paper's judge goes with"):
-                Grading(scorer="paper", judge=Judge(model))
+                Grading(scorer="paper", judge=judge)
+
+
+def test_the_papers_judge_runs_as_in_the_paper(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "llm_in_sandbox" / "benchmark" / "physics"
+    folder.mkdir(parents=True)
+    (tmp_path / "llm_in_sandbox" / "__init__.py").write_text("raise ImportError")
+    (folder / "judge.py").write_text(
+        "def create_judge_prompt(q, truth, answer): return f'{q} {truth} {answer}'"
+    )
+    with ModelServer(says("CORRECT"), says("INCORRECT"), says("CORRECT")) as server:
+        settings = ModelSettings(model="j", base_url=server.base_url)
+        with (
+            pytest.raises(HostError, match="llm-in-sandbox"),
+            opened_judge(settings, scorer="paper"),
+        ):
+            pass
+        monkeypatch.syspath_prepend(tmp_path)
+        with (
+            opened_judge(settings, scorer="paper") as judge,
+            Grading(scorer="paper", judge=judge) as judged,
+        ):
+            found = judged.grade(tasks.find("physics"), row("5"), answer("5.0"))
+        assert isinstance(found, Score)
+        assert (found.value, found.scorer) == (0.75, "paper")
+        assert len(server.requests) == 4
+        assert server.requests[0]["temperature"] == 0.7
+        assert server.requests[0]["max_tokens"] == 16_384
+        assert server.requests[0]["messages"] == [{"role": "user", "content": "What? 5 5.0"}]
 
 
 THIRD = """

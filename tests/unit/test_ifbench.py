@@ -132,6 +132,7 @@ CASES = [
     ("Hello 世界 你好", 1.0),
     ("Hello\nbig\nworld", 1.0),
     ("\n\nHello big world", 1.0),
+    ("Hello big world\n\n", 1.0),
     ("Hello big world " * 1000, 1.0),
 ]
 

@@ -41,7 +41,8 @@ def score(question: Question) -> Verdict:
             hint="the data is not that of IFBench",
         ) from error
     checkers = registry()
-    variants = [v for v in loose(question.answer, published=published) if v.strip()]
+    # a file ends with a line break that nobody meant
+    variants = [v for v in loose(question.answer.strip(), published=published) if v.strip()]
     followed: dict[str, bool] = {}
     for number, name in enumerate(names):
         given = {k: v for k, v in settings[number].items() if v is not None}

@@ -44,7 +44,7 @@ _UNIT_PART = re.compile(r"(/?)\s*([A-Za-zΩÅ]+)\s*(?:\^?\s*\{?\s*(-?\d+)\s*\}?)
 
 
 def boxed(text: str) -> tuple[str | None, bool]:
-    """Return the content of the last closed box, and whether a box stays open after it.
+    """Return the content of the last box that is not empty, and whether one is never closed.
 
     A backspace character before `oxed` is a box whose `\\b` a shell has swallowed.
     """
@@ -54,7 +54,7 @@ def boxed(text: str) -> tuple[str | None, bool]:
         content = _braced(text, match.end())
         if content is None:
             return None, True
-        found = content
+        found = content if content.strip() else found
     return (None if found is None else found.strip()), False
 
 
