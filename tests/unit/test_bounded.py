@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+pytestmark = pytest.mark.timeout(60)  # libraries are imported, on a machine that is busy
+
 CODE = """
 import os, pathlib, time
 from sandbox_lite.bench.graders.grader import Grader, Verdict

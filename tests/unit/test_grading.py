@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
     from sandbox_lite.bench.task import Task
 
+pytestmark = pytest.mark.timeout(60)  # libraries are imported, on a machine that is busy
+
 NAMES = ["math", "physics", "chem", "biomed", "long_context", "instruct_follow", "context"]
 
 

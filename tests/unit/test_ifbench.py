@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+pytestmark = pytest.mark.timeout(60)  # libraries are imported, on a machine that is busy
+
 TASK = tasks.find("instruct_follow")
 
 REGISTRY = '''
@@ -138,7 +140,6 @@ CASES = [
 
 
 @pytest.mark.usefixtures("installed")
-@pytest.mark.timeout(60)
 def test_all_instructions_must_be_followed_loosely(grading: Grading) -> None:
     problem = row(HELLO, THREE)
     found = {text: value(grading, problem, text) for text, _ in CASES}

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+pytestmark = pytest.mark.timeout(60)  # libraries are imported, on a machine that is busy
+
 Json = dict[str, Any]
 
 QUESTION = Question(answer="9.81 m/s^2", truth="9.8 m/s²", statement="What is g?")

@@ -11,6 +11,8 @@ from sandbox_lite.bench import statistics
 from sandbox_lite.bench.statistics import Try
 from sandbox_lite.errors import SpecError
 
+pytestmark = pytest.mark.timeout(60)  # libraries are imported, on a machine that is busy
+
 
 @pytest.mark.parametrize(
     ("better", "worse", "p_value"),
