@@ -32,8 +32,10 @@ class FakeFiles:
     def on_host(self, path: str) -> Path:
         return self._root / path.lstrip("/")
 
-    def read(self, path: str, *, max_bytes: int | None = None) -> bytes:
+    def read(self, path: str, *, max_bytes: int | None = None, follow_links: bool = True) -> bytes:
         try:
+            if not follow_links and self.on_host(path).is_symlink():
+                raise OSError(errno.ELOOP, "it is a link")
             if max_bytes is not None and self.on_host(path).stat().st_size > max_bytes:
                 raise OSError(errno.EFBIG, "it is too long")
             return self.on_host(path).read_bytes()

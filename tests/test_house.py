@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import sandbox_lite
+from sandbox_lite.bench.graders import GRADERS
+from sandbox_lite.bench.tasks import TASKS
 from sandbox_lite.jail.network import MODES
 
 if TYPE_CHECKING:
@@ -78,6 +80,14 @@ def test_tables_are_the_files() -> None:
     folder = ROOT / "sandbox_lite" / "jail" / "network"
     files = {path.stem for path in folder.glob("*.py")} - {"__init__", "mode"}
     assert files == set(MODES)
+    folder = ROOT / "sandbox_lite" / "bench" / "tasks"
+    assert {path.stem for path in folder.glob("*.py")} - {"__init__"} == set(TASKS)
+    prompts = {path.stem for path in (folder.parent / "prompts").glob("*.toml")}
+    assert prompts - {"default", "judge"} == set(TASKS)
+    folder = ROOT / "sandbox_lite" / "bench" / "graders"
+    files = {path.stem for path in folder.glob("*.py")} - {"__init__", "grader", "notation"}
+    modules = {f"sandbox_lite.bench.graders.{name}" for name in files}
+    assert {sys.modules[name].GRADER.name for name in modules} == set(GRADERS)
 
 
 def test_nobody_but_the_command_line_prints() -> None:

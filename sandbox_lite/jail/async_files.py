@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from functools import partial
 from typing import TYPE_CHECKING
 
 from sandbox_lite.errors import FileAccessError
@@ -25,16 +26,23 @@ class AsyncFiles:
     def __init__(self, files: Files) -> None:
         self._files = files
 
-    async def read(self, path: str | os.PathLike[str], *, max_bytes: int | None = None) -> bytes:
+    async def read(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        max_bytes: int | None = None,
+        follow_links: bool = True,
+    ) -> bytes:
         """See `Files.read`."""
+        read = partial(self._files.read, path, follow_links=follow_links)
         if max_bytes is None or max_bytes > LONG_BYTES:
             try:
-                return self._files.read(path, max_bytes=LONG_BYTES)
+                return read(max_bytes=LONG_BYTES)
             except FileAccessError as error:
                 if error.errno != errno.EFBIG:
                     raise
-            return await in_thread("files", lambda: self._files.read(path, max_bytes=max_bytes))
-        return self._files.read(path, max_bytes=max_bytes)
+            return await in_thread("files", lambda: read(max_bytes=max_bytes))
+        return read(max_bytes=max_bytes)
 
     async def write(
         self, path: str | os.PathLike[str], data: bytes | str, *, mode: int | None = None

@@ -76,18 +76,26 @@ class Files:
         self.writes = 0
         """How often something was written or removed, or may have been."""
 
-    def read(self, path: str | os.PathLike[str], *, max_bytes: int | None = None) -> bytes:
+    def read(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        max_bytes: int | None = None,
+        follow_links: bool = True,
+    ) -> bytes:
         """Return the content of a regular file.
 
         Args:
             path: Links are followed, inside the sandbox.
             max_bytes: Refuse a longer file (errno EFBIG) instead of reading it.
+            follow_links: False refuses a path that is itself a link (errno ELOOP).
 
         Raises:
             FileAccessError: There is none, it is no regular file, or it is too long.
         """
         shown, raw = self._paths(path)
-        with self._opened(raw, _READ, "read", shown) as descriptor:
+        flags = _READ if follow_links else _READ | os.O_NOFOLLOW
+        with self._opened(raw, flags, "read", shown) as descriptor:
             self._require_file(descriptor, "read", shown)
             refuse_kernels(descriptor, "read", shown)
             with faults("read", shown), os.fdopen(descriptor, "rb", 0, closefd=False) as file:

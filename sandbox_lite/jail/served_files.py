@@ -80,9 +80,17 @@ class ServedFiles(Files):
         self._serves = False
         self._owner = os.getpid()
 
-    def read(self, path: str | os.PathLike[str], *, max_bytes: int | None = None) -> bytes:
+    def read(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        max_bytes: int | None = None,
+        follow_links: bool = True,
+    ) -> bytes:
         """See `Files.read`."""
-        found: bytes = self._ask("read", os.fspath(path), max_bytes=max_bytes)
+        found: bytes = self._ask(
+            "read", os.fspath(path), max_bytes=max_bytes, follow_links=follow_links
+        )
         return found
 
     def write(
