@@ -20,6 +20,7 @@ from sandbox_lite.agent.model import Model, ModelSettings
 from sandbox_lite.agent.tools import ToolContext
 from sandbox_lite.agent.trajectory import StopReason, TrajectoryWriter
 from sandbox_lite.cli import signals, transfer
+from sandbox_lite.cli import workspace as workspaces
 from sandbox_lite.cli.terminal import status
 from sandbox_lite.config import OPTIONS
 from sandbox_lite.errors import FileAccessError, HostError, SandboxLiteError, SpecError
@@ -48,6 +49,10 @@ class Job:
     """Copied in before."""
     output_dir: Path | None = None
     """Takes what came out, beside `files` of the run."""
+    workspace: Path | None = None
+    """Worked on by way of an overlay; what changes is kept in the run's directory."""
+    workspace_git: bool = False
+    """Its `.git` as well."""
     run_dir: Path | None = None
     """Where the run is kept; None is a fresh one below `settings.runs_dir`."""
     publish: tuple[Publish, ...] = ()
@@ -86,6 +91,7 @@ def perform(job: Job, view: View) -> JobResult:
         settings.rootfs, network=settings.network_or(job.default_network), ids=settings.ids,
         allow=settings.allow, allow_private=settings.allow_private, publish=job.publish,
         workdir=prompt.working_dir,
+        mounts=workspaces.mounts(job.workspace, prompt.working_dir, git=job.workspace_git),
         limits=settings.limits(settings.timeout), allow_weaker=job.allow_weaker,
     )  # fmt: skip
     with Model(_model_settings(job)) as model, sandbox:
@@ -135,6 +141,7 @@ def _save(done: Trajectory, job: Job, record: _Record) -> JobResult:
     files, error = None, None
     try:
         files, error = _copied(record.sandbox, job, record.directory)
+        error = _kept_changes(record.sandbox, job, record.directory) or error
     except KeyboardInterrupt:
         done = dataclasses.replace(done, stop=StopReason.INTERRUPTED)
     code = _exit_code(done) if error is None else error.exit_code
@@ -173,6 +180,21 @@ def _copied(
     if found is not None:
         transfer.say_skipped(found, "copied out")
     return found, failed
+
+
+def _kept_changes(sandbox: Sandbox, job: Job, directory: Path) -> SandboxLiteError | None:
+    if job.workspace is None:
+        return None
+    own = [job.prompt.output_dir]
+    if job.input_dir is not None:
+        own.append(job.prompt.input_dir)
+    try:
+        workspaces.keep(sandbox, directory, own)
+    except SandboxLiteError as error:
+        return SandboxLiteError(
+            f"the changes of the workspace could not be kept: {error.message}", hint=error.hint
+        )
+    return None
 
 
 def _model_settings(job: Job) -> ModelSettings:
@@ -252,6 +274,7 @@ class _Record:
             "api_key": "set" if job.api_key or settings.api_key() else "not set",
             "input_dir": job.input_dir and str(job.input_dir),
             "output_dir": job.output_dir and str(job.output_dir),
+            "workspace": job.workspace and str(job.workspace.absolute()),
             "enforcement": dataclasses.asdict(sandbox.enforcement),
             "started": datetime.now(UTC).isoformat(timespec="seconds"),
             "stop": None,

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from sandbox_lite import config
+from sandbox_lite.cli import workspace as workspaces
 from sandbox_lite.cli.execute import (
     Allow,
     AllowPrivate,
@@ -48,6 +49,8 @@ def run(
     output_dir: Annotated[
         Path | None, typer.Option("--output", metavar="DIR", help="Takes what comes out.")
     ] = None,
+    workspace: workspaces.Workspace = None,
+    workspace_git: workspaces.Git = False,
     model: Model = None,
     base_url: BaseUrl = None,
     api_key_env: Annotated[
@@ -116,6 +119,7 @@ def run(
       sandbox-lite run "..." --base-url http://127.0.0.1:8000/v1 --model NAME
       sandbox-lite run - --network none --max-steps 30 < task.txt
       sandbox-lite run "..." --json | jq .answer
+      sandbox-lite run "Fix the failing test" --workspace .   then: sandbox-lite diff RUN
     """
     settings = config.load(
         {
@@ -139,6 +143,8 @@ def run(
         prompt=prompts.load(Path(settings.prompt) if settings.prompt else None),
         input_dir=input_dir,
         output_dir=output_dir,
+        workspace=workspace,
+        workspace_git=workspace_git,
         run_dir=run_dir,
         publish=ports(publish),
         allow_weaker=weaker(allow_weaker),

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from sandbox_lite.jail.launch import LaunchFds
     from sandbox_lite.jail.layers import Upper
     from sandbox_lite.jail.rootfs.store import Rootfs
-    from sandbox_lite.spec import Limits, SandboxSpec
+    from sandbox_lite.spec import Limits, Mount, SandboxSpec
 
 CONTROL_BYTES = 512 * MIB
 """Of the control directory, where output too long to return is kept for reading inside."""
@@ -136,6 +136,7 @@ def join(
     *,
     filters: tuple[seccomp.FilterName, ...],
     proxied: bool,
+    covers: Mapping[Mount, Mapping[str, bool]] | None = None,
 ) -> Command:
     """Join all parts to the one command that makes this sandbox.
 
@@ -146,6 +147,7 @@ def join(
         upper: Where it writes.
         filters: The system call filters to load.
         proxied: Whether programs find the outside by a proxy.
+        covers: What stays read-only in overlays over directories of the caller's.
 
     Raises:
         RootfsError: There is no such user in the rootfs.
@@ -156,6 +158,7 @@ def join(
     below = _lowers(spec, rootfs, trust)
     account = etc.account(rootfs.lowers, spec.user)
     mounts = (*rootfs.mounts, *spec.mounts)
+    overlays = [n for n, one in enumerate(mounts) if one.mode == "overlay"]
     libraries, inner = host.inner_bwrap(path)
     uppers = None if upper.path is None else upper.path.parent.parent
     identity = bwrap.identity(hostname=spec.hostname, uid=account.uid, gid=account.gid)
@@ -167,7 +170,13 @@ def join(
         *identity,
         *(upper.root or bwrap.overlay(len(below))),
         *bwrap.devices(hidden=host.hidden()),
-        *(word for n, one in enumerate(mounts) for word in bwrap.mount(one, n)),
+        *(
+            word
+            for n, one in enumerate(mounts)
+            for word in (
+                *bwrap.mount(one, n), *bwrap.covered(one, n, (covers or {}).get(one, {})),
+            )
+        ),
         "--ro-bind", bwrap.HELD, bwrap.CONTROL,
         "--dir", spec.workdir, "--chdir", "/",
         *upper.part.bwrap,
@@ -176,7 +185,11 @@ def join(
         outer=(str(path), *libraries, *bwrap.nest(lowers=below, uppers=uppers, mounts=mounts)),
         lowers=below,
         uppers=uppers,
-        own=bwrap.own(upper.part.own, control_bytes=CONTROL_BYTES, shm_bytes=spec.limits.shm_bytes),
+        own=bwrap.own(
+            (*upper.part.own, *bwrap.uppers_of(overlays)),
+            control_bytes=CONTROL_BYTES,
+            shm_bytes=spec.limits.shm_bytes,
+        ),
         inner=(inner, *words),
         environment=_environment(spec, rootfs, account, trusting=bool(trust), proxied=proxied),
         filters=filters,

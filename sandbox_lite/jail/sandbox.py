@@ -26,7 +26,7 @@ from sandbox_lite.jail import network as networks
 from sandbox_lite.jail.kept.client import KeptSandbox
 from sandbox_lite.jail.launch import launch
 from sandbox_lite.jail.limits import states, watchdog
-from sandbox_lite.jail.limits.disk import DirectoryDisk, TmpfsDisk
+from sandbox_lite.jail.limits.disk import DirectoryDisk, TmpfsDisk, measure
 from sandbox_lite.jail.limits.meter import Meter
 from sandbox_lite.jail.limits.processes import Processes
 from sandbox_lite.jail.native import nest as native_nest
@@ -38,6 +38,7 @@ from sandbox_lite.jail.pump import Drainer
 from sandbox_lite.jail.rootfs.store import Store
 from sandbox_lite.jail.shell import Shell
 from sandbox_lite.jail.steps import finish
+from sandbox_lite.jail.workspace import live as workspaces
 from sandbox_lite.spec import Enforcement, Limits, Publish, SandboxSpec
 
 if TYPE_CHECKING:
@@ -153,6 +154,7 @@ class Sandbox:
         self._enforcement: Enforcement | None = None
         self._drainer: Drainer | None = None
         self._meter: Meter | None = None
+        self._workspaces: dict[Mount, workspaces.Workspace] = {}
 
     def __enter__(self) -> Self:
         """Open the sandbox; see `open`."""
@@ -209,6 +211,7 @@ class Sandbox:
         kind = spec.upper
         if kind == "auto":
             kind = host.upper_kind(path, weaker="overlay" in spec.allow_weaker)
+        self._workspaces = workspaces.looked_at(stack, spec.mounts, kind)
         upper = stack.enter_context(
             layers.upper(
                 kind, spec.limits.disk_bytes, lambda: commands.lowers(spec, rootfs),
@@ -221,6 +224,9 @@ class Sandbox:
         box = stack.enter_context(rung.box(asked))
         self._drainer = stack.enter_context(contextlib.closing(Drainer()))
         self._supervisor = self._launched(stack, path, rootfs, upper, box)
+        for number, one in enumerate((*rootfs.mounts, *spec.mounts)):
+            if one in self._workspaces:
+                self._workspaces[one].begin(self._supervisor.holder, self._supervisor.pid, number)
         proc = os.open(f"/proc/{self._supervisor.pid}/root/proc", _PLACE)
         stack.callback(os.close, proc)
         looks = self._opened_looks(stack, proc, self._supervisor)
@@ -290,9 +296,10 @@ class Sandbox:
         tmpfs = TmpfsDisk(fds, self._opened_mounts(stack, supervisor))
         if upper.path is None:
             return tmpfs
+        measuring = measure if looks is None else looks.measure
         return DirectoryDisk(
             upper.path, self.spec.limits.disk_bytes, tmpfs, upper.given,
-            measuring=None if looks is None else looks.measure,
+            measuring=workspaces.measuring(measuring) if self._workspaces else measuring,
         )  # fmt: skip
 
     def _opened_mounts(
@@ -332,6 +339,7 @@ class Sandbox:
         command = commands.join(
             self.spec, path, rootfs, upper,
             filters=self._filters, proxied=self._policy is not None,
+            covers={mount: one.covers for mount, one in self._workspaces.items()},
         )  # fmt: skip
 
         def protect(one: Nest, first: int) -> Callable[[], object]:
@@ -371,7 +379,8 @@ class Sandbox:
                 workdir=self.spec.workdir,
             )
         except LaunchError as error:
-            known = host.explain(error.stderr, path)
+            known = workspaces.explain(error.stderr, self.spec.mounts)
+            known = known or host.explain(error.stderr, path)
             if known is None:
                 raise
             raise known from error
@@ -600,6 +609,18 @@ class Sandbox:
         self._open_supervisor()
         assert self._files is not None
         return self._files
+
+    def workspace(self, target: str | None = None) -> workspaces.Workspace:
+        """Return a directory of the host that is mounted as an overlay, and what became of it.
+
+        Args:
+            target: Where it is mounted inside; None where there is one alone.
+
+        Raises:
+            SpecError: There is no such mount.
+        """
+        self._open_supervisor()
+        return workspaces.find(self._workspaces, target)
 
     @property
     def enforcement(self) -> Enforcement:
