@@ -86,6 +86,10 @@ class ChangeSet(abc.ABC):
         """Return what the link holds that was added or changed."""
 
     @abc.abstractmethod
+    def _was_there(self, path: bytes) -> bool:
+        """Return whether something was there when the sandbox was given the directory."""
+
+    @abc.abstractmethod
     def _untouched(self, path: bytes, parent: int, now: State | None) -> bool:
         """Return whether a path is what it was when the sandbox was given the directory."""
 
@@ -248,7 +252,8 @@ class _Application:
             with writing.opened_above(self._top, path) as (parent, name):
                 self._in(parent, name, path, change)
         except writing.MeanwhileError:
-            self._conflict(change, "changed meanwhile")
+            directory = change.old_type == "directory"
+            self._conflict(change, "it is not empty" if directory else "changed meanwhile")
         except OSError as error:
             number = error.errno or errno.EIO
             if number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EMFILE):
@@ -271,7 +276,7 @@ class _Application:
             if now is None:
                 self._already.append(change.path)
             elif not mine:
-                self._conflict(change, "changed meanwhile")
+                self._conflict(change, self._meanwhile(now, path))
             else:
                 writing.remove(parent, name, now)
                 self._done(change, path, None)
@@ -281,7 +286,7 @@ class _Application:
                 self._already.append(change.path)
                 return
             if not mine:
-                self._conflict(change, _meanwhile(now, change))
+                self._conflict(change, self._meanwhile(now, path))
                 return
         self._write(parent, name, now, change)
         self._done(change, path, writing.state_at(parent, name))
@@ -326,8 +331,8 @@ class _Application:
         self._applied.append(change.path)
         self._set._applied(path, state)  # of this very class
 
-
-def _meanwhile(now: State | None, change: Change) -> str:
-    if now is None:
-        return "removed meanwhile"
-    return "made meanwhile" if change.old_type is None else "changed meanwhile"
+    def _meanwhile(self, now: State | None, path: bytes) -> str:
+        if now is None:
+            return "removed meanwhile"
+        was = self._set._was_there(path)  # of this very class
+        return "changed meanwhile" if was else "made meanwhile"

@@ -6,14 +6,14 @@ import dataclasses
 import os
 import re
 import stat
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sandbox_lite.errors import HostError, SandboxClosedError, SandboxLiteError, SpecError
 from sandbox_lite.jail import bwrap
 from sandbox_lite.jail.access import FILE, permitted_if_ours
-from sandbox_lite.jail.changes import changes, open_untouched
+from sandbox_lite.jail.changes import OPAQUE, changes, open_untouched
 from sandbox_lite.jail.limits.disk import Measure
 from sandbox_lite.jail.openat2 import BENEATH, IN_ROOT, NO_SYMLINKS, openat2
 from sandbox_lite.jail.transfer import Skipped
@@ -116,6 +116,9 @@ class Workspace(ChangeSet):
                     continue
                 if any(f"{one.path}/".startswith(f"{path}/") for path in self._hidden):
                     continue
+                if one.kind == "deleted" and self.origin.get(os.fsencode(one.path)) is None:
+                    # the user made it meanwhile where the sandbox took something away
+                    continue
                 found.append(dataclasses.replace(one, aspects=aspects))
         except OSError as error:
             raise HostError(
@@ -192,11 +195,19 @@ class Workspace(ChangeSet):
                     os.close(content)
         self.origin.note(path, old)
 
+    def _was_there(self, path: bytes) -> bool:
+        return self.origin.get(path) is not None
+
     def _untouched(self, path: bytes, parent: int, now: State | None) -> bool:
         del parent
         return self.origin.get(path) == now
 
     def _applied(self, path: bytes, state: State | None) -> None:
+        if state is not None and stat.S_ISDIR(state.mode) and self.origin.get(path) is None:
+            # To overlayfs it is a directory of the upper layer alone, in which it notes no
+            # deletion, and by its mount options what is below may be merged in later.
+            with suppress(OSError), _opened(self._upper, path, _TOP) as descriptor:
+                os.setxattr(descriptor, OPAQUE, b"y")
         self.origin.note(path, state)
 
     def _check_open(self) -> None:

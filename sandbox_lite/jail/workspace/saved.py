@@ -199,6 +199,9 @@ class SavedChanges(ChangeSet):
                 f"cannot remove {self.directory}: {error.strerror}", hint="is it yours?"
             ) from error
 
+    def _was_there(self, path: bytes) -> bool:
+        return self._kept[os.fsdecode(path)].origin is not None
+
     def _untouched(self, path: bytes, parent: int, now: State | None) -> bool:
         kept = self._kept[os.fsdecode(path)]
         if now == kept.origin:
