@@ -137,7 +137,9 @@ class _Changes(Protocol):
     def changes(self) -> tuple[Change, ...]: ...
     def chosen(self, paths: Sequence[str]) -> tuple[Change, ...]: ...
     def patch(self, paths: Sequence[str] = ()) -> Iterator[bytes]: ...
-    def apply(self, paths: Sequence[str] = (), *, outward_links: bool = False) -> ApplyReport: ...
+    def apply(
+        self, paths: Sequence[str] = (), *, outward_links: bool = False, overwrite: bool = False
+    ) -> ApplyReport: ...
 
 
 @contextlib.contextmanager
@@ -238,6 +240,12 @@ def apply(
             "--outward-links", metavar="", help="Also links that lead out of the directory."
         ),
     ] = False,
+    overwrite: Annotated[
+        bool,
+        typer.Option(
+            "--overwrite", metavar="", help="Also over what you changed, at the named paths."
+        ),
+    ] = False,
     as_json: AsJson = False,
 ) -> int:
     """Make what a sandbox changed in the workspace itself, all or chosen paths.
@@ -249,9 +257,10 @@ def apply(
     Examples:
       sandbox-lite apply work
       sandbox-lite apply work src/main.py docs
+      sandbox-lite apply work src/main.py --overwrite     yours is lost
     """
     with _found(where) as found, signals.held("applying"):
-        report = found.apply(paths or (), outward_links=outward_links)
+        report = found.apply(paths or (), outward_links=outward_links, overwrite=overwrite)
         return _said(report, f"applied to {found.source}", as_json=as_json)
 
 

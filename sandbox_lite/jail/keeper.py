@@ -338,7 +338,7 @@ class _Keeper:
             report = (
                 found.discard(paths)
                 if verb == "discard"
-                else found.apply(paths, outward_links=request["outward_links"])
+                else found.apply(paths, **request["options"])
             )
             wire.send_json(connection, dataclasses.asdict(report))
 

@@ -214,13 +214,13 @@ class KeptWorkspace:
         self._sandbox = sandbox
         self._target = target
 
-    def _asked(self, verb: str, paths: Sequence[str], *, outward_links: bool = False) -> wire.Json:
-        return self._sandbox._ask(self._request(verb, paths, outward_links))
+    def _asked(self, verb: str, paths: Sequence[str], **options: bool) -> wire.Json:
+        return self._sandbox._ask(self._request(verb, paths, options))
 
-    def _request(self, verb: str, paths: Sequence[str], outward_links: bool) -> wire.Json:
+    def _request(self, verb: str, paths: Sequence[str], options: wire.Json) -> wire.Json:
         return {
             "op": "workspace", "verb": verb, "target": self._target, "paths": list(paths),
-            "outward_links": outward_links,
+            "options": options,
         }  # fmt: skip
 
     @property
@@ -240,7 +240,7 @@ class KeptWorkspace:
     def patch(self, paths: Sequence[str] = ()) -> Iterator[bytes]:
         """See `ChangeSet.patch`."""
         with self._sandbox._connection() as connection:
-            wire.send_json(connection, self._request("patch", paths, outward_links=False))
+            wire.send_json(connection, self._request("patch", paths, {}))
             while True:
                 kind, data = wire.receive(connection)
                 if kind == "J":
@@ -248,9 +248,11 @@ class KeptWorkspace:
                     return
                 yield data
 
-    def apply(self, paths: Sequence[str] = (), *, outward_links: bool = False) -> ApplyReport:
+    def apply(
+        self, paths: Sequence[str] = (), *, outward_links: bool = False, overwrite: bool = False
+    ) -> ApplyReport:
         """See `ChangeSet.apply`."""
-        found = self._asked("apply", paths, outward_links=outward_links)
+        found = self._asked("apply", paths, outward_links=outward_links, overwrite=overwrite)
         return wire.report_from_json(found)
 
     def discard(self, paths: Sequence[str] = ()) -> ApplyReport:

@@ -148,7 +148,9 @@ class ChangeSet(abc.ABC):
                     taken.add(one.path)
         return tuple(one for one in everything if one.path in taken)
 
-    def apply(self, paths: Sequence[str] = (), *, outward_links: bool = False) -> ApplyReport:
+    def apply(
+        self, paths: Sequence[str] = (), *, outward_links: bool = False, overwrite: bool = False
+    ) -> ApplyReport:
         """Make changes in the user's directory: each file whole or not at all.
 
         Nothing is written over, or removed, that somebody else changed since the sandbox was given
@@ -159,19 +161,24 @@ class ChangeSet(abc.ABC):
             paths: Those alone, and what is below them; none is all.
             outward_links: Also links that lead out of the directory, which a program of the user's
                 may follow later on.
+            overwrite: Take the sandbox's side of each conflict at these paths, which must be named.
 
         Returns:
             What was done and what was not.
 
         Raises:
-            SpecError: Nothing was changed at one of the paths.
+            SpecError: Nothing was changed at one of the paths, or none is named to be overwritten.
             HostError: The directory is not there.
             FileAccessError: Its disk is full, or broken.
         """
+        if overwrite and not paths:
+            raise SpecError("nothing is named to be overwritten", hint="name the paths in conflict")
         chosen = self.chosen(paths)
         top = self._opened_source()
         try:
-            return _Application(self, top, outward_links=outward_links).all(chosen)
+            return _Application(self, top, outward_links=outward_links, overwrite=overwrite).all(
+                chosen
+            )
         finally:
             os.close(top)
 
@@ -195,10 +202,11 @@ class ChangeSet(abc.ABC):
 
 
 class _Application:
-    def __init__(self, whole: ChangeSet, top: int, *, outward_links: bool) -> None:
+    def __init__(self, whole: ChangeSet, top: int, *, outward_links: bool, overwrite: bool) -> None:
         self._set = whole
         self._top = top
         self._outward_links = outward_links
+        self._overwrite = overwrite
         self._applied: list[str] = []
         self._already: list[str] = []
         self._conflicts: list[Conflict] = []
@@ -271,7 +279,8 @@ class _Application:
 
     def _in(self, parent: int, name: bytes, path: bytes, change: Change) -> None:
         now = writing.state_at(parent, name)
-        mine = self._set._untouched(path, parent, now)  # of this very class
+        untouched = self._set._untouched(path, parent, now)
+        mine = untouched or self._overwrite
         if change.kind == "deleted":
             if now is None:
                 self._already.append(change.path)
@@ -281,7 +290,7 @@ class _Application:
                 writing.remove(parent, name, now)
                 self._done(change, path, None)
             return
-        if not mine or now is None:
+        if not untouched:
             if now is not None and self._is_so(parent, name, now, change):
                 self._already.append(change.path)
                 return
@@ -329,10 +338,10 @@ class _Application:
 
     def _done(self, change: Change, path: bytes, state: State | None) -> None:
         self._applied.append(change.path)
-        self._set._applied(path, state)  # of this very class
+        self._set._applied(path, state)
 
     def _meanwhile(self, now: State | None, path: bytes) -> str:
         if now is None:
             return "removed meanwhile"
-        was = self._set._was_there(path)  # of this very class
+        was = self._set._was_there(path)
         return "changed meanwhile" if was else "made meanwhile"
