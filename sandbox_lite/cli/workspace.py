@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from sandbox_lite.jail.changes import Change
     from sandbox_lite.jail.sandbox import Sandbox
-    from sandbox_lite.jail.workspace.changeset import ApplyReport
+    from sandbox_lite.jail.workspace.applying import ApplyReport
 
 DIRECTORY = "workspace"
 """Of a run: the changes."""

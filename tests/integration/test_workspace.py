@@ -12,6 +12,7 @@ import pytest
 
 from sandbox_lite import Limits, Mount, Sandbox
 from sandbox_lite.errors import HostError, SandboxClosedError, SpecError
+from sandbox_lite.jail import places
 from sandbox_lite.jail.workspace.saved import SavedChanges, save
 from sandbox_lite.spec import Outcome, SandboxSpec, UpperKind
 from tests.conftest import require, require_subordinate_ids
@@ -419,19 +420,24 @@ def test_two_of_them_and_mounts_below(home: Path, project: Path, tmp_path: Path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["other", "project"]
 
 
-def test_files_of_other_ids(home: Path, project: Path) -> None:
+@pytest.mark.parametrize("upper", ["tmpfs", "directory"])
+def test_files_of_other_ids(home: Path, project: Path, upper: UpperKind) -> None:
     require_subordinate_ids()
     mounts = (Mount(source=project, target="/testbed", mode="overlay"),)
-    with Sandbox("minimal", ids="subordinate", mounts=mounts) as sb:
+    spec = SandboxSpec(rootfs="minimal", ids="subordinate", mounts=mounts, upper=upper)
+    before = set(places.run_dir().glob("*"))
+    with Sandbox(spec) as sb:
         done(sb, "echo x > mine; echo y > theirs; chown 33:33 theirs; chmod 600 theirs")
+        done(sb, "mkdir closed; echo z > closed/file; chown -R 34 closed; chmod 700 closed")
         report = sb.workspace().apply()
         assert "mine" in report.applied
         if os.geteuid() != 0:
-            assert [(one.path, one.reason) for one in report.skipped] == [
-                ("theirs", "Permission denied")
-            ]
+            assert {one.path: one.reason for one in report.skipped} == {
+                "closed": "Permission denied", "theirs": "Permission denied",
+            }  # fmt: skip
             assert not (project / "theirs").exists()
     assert (project / "mine").read_text() == "x\n"
+    assert set(places.run_dir().glob("*")) <= before
 
 
 # -- git ----------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from sandbox_lite.jail.changes import Change
     from sandbox_lite.jail.files import Files
-    from sandbox_lite.jail.workspace.changeset import ApplyReport
+    from sandbox_lite.jail.workspace.applying import ApplyReport
     from sandbox_lite.spec import CommandResult, Enforcement
 
 _UNSET: Any = object()

@@ -17,7 +17,7 @@ from sandbox_lite import errors
 from sandbox_lite.errors import HostError, SandboxLiteError
 from sandbox_lite.jail.changes import Change
 from sandbox_lite.jail.transfer import Skipped
-from sandbox_lite.jail.workspace.changeset import ApplyReport, Conflict
+from sandbox_lite.jail.workspace.applying import ApplyReport, Conflict
 from sandbox_lite.spec import (
     CommandResult,
     Enforcement,

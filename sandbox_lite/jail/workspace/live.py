@@ -18,7 +18,8 @@ from sandbox_lite.jail.limits.disk import Measure
 from sandbox_lite.jail.openat2 import BENEATH, IN_ROOT, NO_SYMLINKS, openat2
 from sandbox_lite.jail.transfer import Skipped
 from sandbox_lite.jail.workspace import writing
-from sandbox_lite.jail.workspace.changeset import ApplyReport, ChangeSet, Conflict
+from sandbox_lite.jail.workspace.applying import ApplyReport, Conflict
+from sandbox_lite.jail.workspace.changeset import ChangeSet
 from sandbox_lite.jail.workspace.origin import Origin, State
 
 if TYPE_CHECKING:
@@ -195,14 +196,17 @@ class Workspace(ChangeSet):
                     os.close(content)
         self.origin.note(path, old)
 
-    def _was_there(self, path: bytes) -> bool:
+    def was_there(self, path: bytes) -> bool:
+        """See `ChangeSet.was_there`."""
         return self.origin.get(path) is not None
 
-    def _untouched(self, path: bytes, parent: int, now: State | None) -> bool:
+    def untouched(self, path: bytes, parent: int, now: State | None) -> bool:
+        """See `ChangeSet.untouched`."""
         del parent
         return self.origin.get(path) == now
 
-    def _applied(self, path: bytes, state: State | None) -> None:
+    def applied(self, path: bytes, state: State | None) -> None:
+        """See `ChangeSet.applied`."""
         if state is not None and stat.S_ISDIR(state.mode) and self.origin.get(path) is None:
             # To overlayfs it is a directory of the upper layer alone, in which it notes no
             # deletion, and by its mount options what is below may be merged in later.

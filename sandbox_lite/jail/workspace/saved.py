@@ -199,10 +199,12 @@ class SavedChanges(ChangeSet):
                 f"cannot remove {self.directory}: {error.strerror}", hint="is it yours?"
             ) from error
 
-    def _was_there(self, path: bytes) -> bool:
+    def was_there(self, path: bytes) -> bool:
+        """See `ChangeSet.was_there`."""
         return self._kept[os.fsdecode(path)].origin is not None
 
-    def _untouched(self, path: bytes, parent: int, now: State | None) -> bool:
+    def untouched(self, path: bytes, parent: int, now: State | None) -> bool:
+        """See `ChangeSet.untouched`."""
         kept = self._kept[os.fsdecode(path)]
         if now == kept.origin:
             return True
@@ -213,7 +215,7 @@ class SavedChanges(ChangeSet):
             return False
         return _digest(parent, path.rpartition(b"/")[2]) == kept.digest
 
-    def _applied(self, path: bytes, state: State | None) -> None:
+    def applied(self, path: bytes, state: State | None) -> None:
         """Nothing: what was made so is known by what it holds."""
 
 
