@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import stat
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from sandbox_lite import Limits, Mount, Sandbox
+from sandbox_lite import AsyncSandbox, Limits, Mount, Sandbox
 from sandbox_lite.errors import HostError, SandboxClosedError, SpecError
 from sandbox_lite.jail import places
 from sandbox_lite.jail.workspace.saved import SavedChanges, save
@@ -438,6 +439,36 @@ def test_files_of_other_ids(home: Path, project: Path, upper: UpperKind) -> None
             assert not (project / "theirs").exists()
     assert (project / "mine").read_text() == "x\n"
     assert set(places.run_dir().glob("*")) <= before
+
+
+def test_the_same_for_asyncio(home: Path, project: Path) -> None:
+    mounts = (Mount(source=project, target="/testbed", mode="overlay"),)
+
+    async def episode() -> None:
+        async with AsyncSandbox("minimal", mounts=mounts) as sb:
+            await sb.run("echo more >> kept; rm was-a-file; touch new")
+            workspace = sb.workspace()
+            assert [one.path for one in await workspace.changes()] == ["kept", "new", "was-a-file"]
+            assert b"+more" in b"".join(await workspace.patch(["kept"]))
+            assert (await workspace.discard(["was-a-file"])).complete
+            assert (await workspace.apply()).applied == ("kept", "new")
+
+    asyncio.run(episode())
+    assert (project / "kept").read_text() == "kept\nmore\n"
+    assert (project / "was-a-file").exists()
+
+
+def test_what_belongs_to_another_user_is_read_and_not_written(home: Path, project: Path) -> None:
+    require(os.geteuid() == 0, "root")
+    os.chown(project / "kept", 1234, 1234)
+    os.chown(project / "was-a-file", 1234, 1234)
+    (project / "was-a-file").chmod(0o600)
+    with opened(project) as sb:
+        assert done(sb, "cat kept") == "kept\n"
+        assert sb.run("echo more >> kept").exit_code != 0
+        assert sb.run("cat was-a-file").exit_code != 0
+        assert kinds(sb.workspace()) == {}
+    assert (project / "kept").stat().st_uid == 1234
 
 
 # -- git ----------------------------------------------------------------------------------------
