@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import shutil
 import stat
 import subprocess
@@ -276,6 +277,42 @@ def test_what_its_owner_may_not_even_read(sandbox: Sandbox, project: Path) -> No
         (project / path).chmod(0o600)
         assert (project / path).read_text() == text
     assert done(sandbox, "stat -c %a no no/file src/main.py") == "0\n0\n0\n"
+
+
+OPERATIONS = (
+    "echo {n} > {a}", "echo {n} >> {a}", "rm -rf {a}", "mkdir -p {a}", "mv -T {a} {b}",
+    "ln -sfn {b} {a}", "ln -f {a} {b}", "chmod {m} {a}", "cp -a {a} {b}", "cp -p {a} {b}/",
+    "rm -rf {a}; mkdir {a}; echo {n} > {a}/x", "mkfifo {a}", ": > {a}", "truncate -s 3 {a}",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_whatever_was_done_the_list_is_what_two_trees_differ_in(
+    sandbox: Sandbox, project: Path, tmp_path: Path, seed: int
+) -> None:
+    chance = random.Random(seed)
+    names = [*(str(path.relative_to(project)) for path in project.rglob("*")), "new", "src/new"]
+    lines = []
+    for number in range(150):
+        a, b = (chance.choice(names) + chance.choice(("", "", "/x")) for _ in "ab")
+        operation = chance.choice(OPERATIONS)
+        mode = chance.choice(("600", "755", "444", "700"))
+        lines.append(operation.format(a=a, b=b, n=number, m=mode))
+    sandbox.run("\n".join(lines), timeout=30)
+    before, after = tree(project), inside(sandbox, tmp_path / "inside")
+    expected = {path: "added" for path in after if path not in before}
+    expected |= {path: "deleted" for path in before if path not in after}
+    expected |= {path: "changed" for path in after if before.get(path, after[path]) != after[path]}
+    assert len(expected) > 5
+    assert kinds(sandbox.workspace()) == expected
+    report = sandbox.workspace().apply(outward_links=True)
+    assert not report.conflicts
+    pipes = {path for path, (mode, *_) in after.items() if stat.S_ISFIFO(mode)}  # type: ignore[arg-type]
+    assert {one.path for one in report.skipped} <= pipes
+    applied = tree(project)
+    for path in set(after) - pipes:
+        assert applied[path] == after[path]
+    assert set(applied) - pipes == set(after) - pipes
 
 
 def test_chosen_paths(sandbox: Sandbox, project: Path) -> None:
