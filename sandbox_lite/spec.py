@@ -68,7 +68,9 @@ LEAST_CPUS = 0.01
 LEAST_PIDS = 8
 LEAST_MEMORY_BYTES = 16 * MIB
 
-MountMode = Literal["bind", "ro_bind", "tmpfs"]
+MountMode = Literal["bind", "ro_bind", "tmpfs", "overlay"]
+"""`overlay`: a directory that can be written inside, and of which the host's is not touched."""
+GitAccess = Literal["read_only", "writable"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +84,9 @@ class Mount:
     mode: MountMode = "ro_bind"
     size_bytes: int | None = None
     """Bound of a tmpfs."""
+    git: GitAccess = "read_only"
+    """Whether each `.git` in an overlay can be written inside, and be changed on the host by what
+    is applied: its configuration and hooks are programs that run as the user."""
 
     def __post_init__(self) -> None:
         if not self.target.startswith("/") or ".." in self.target.split("/"):
@@ -89,6 +94,10 @@ class Mount:
         if (self.source is None) != (self.mode == "tmpfs"):
             need = "takes no" if self.source else "needs a"
             raise SpecError(f"a {self.mode} mount {need} source")
+        if self.mode != "overlay" and self.git != "read_only":
+            raise SpecError(f"a {self.mode} mount takes no word about git")
+        if self.mode == "overlay" and not self.target.strip("/"):
+            raise SpecError("an overlay cannot be mounted at /", hint="the rootfs is there")
 
 
 LimitName = Literal["memory", "cpus", "pids", "disk", "shm", "timeout", "wall", "output"]

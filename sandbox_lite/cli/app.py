@@ -12,7 +12,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import sandbox_lite
-from sandbox_lite.cli import config, demo, doctor, execute, kept, replay, rootfs, shell, signals
+from sandbox_lite.cli import (
+    config,
+    demo,
+    doctor,
+    execute,
+    kept,
+    replay,
+    rootfs,
+    shell,
+    signals,
+    workspace,
+)
 from sandbox_lite.cli import run as running
 from sandbox_lite.cli.terminal import debugging, fail
 from sandbox_lite.errors import HostError, SandboxLiteError, SpecError
@@ -71,6 +82,7 @@ def _main(
       sandbox-lite exec -- python3 -c 'print(1)' run a program in a fresh sandbox
       sandbox-lite shell                         look round in one yourself
       sandbox-lite create --name work            keep one; exec, shell, cp, rm take its name
+      sandbox-lite diff RUN                      what one changed in its --workspace; then apply
     """
 
 
@@ -87,6 +99,9 @@ for name, command in (
     ("cp", kept.cp),
     ("rm", kept.rm),
     ("prune", kept.prune),
+    ("diff", workspace.diff),
+    ("apply", workspace.apply),
+    ("discard", workspace.discard),
     ("doctor", doctor.doctor),
 ):
     settings = {"allow_interspersed_args": False} if name == "exec" else {}

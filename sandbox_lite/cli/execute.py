@@ -14,6 +14,7 @@ import typer
 
 from sandbox_lite import config
 from sandbox_lite.cli import transfer
+from sandbox_lite.cli import workspace as workspaces
 from sandbox_lite.cli.terminal import emit, say_in_force, status
 from sandbox_lite.errors import SpecError
 from sandbox_lite.spec import WEAKER_NAMES, Mount, Outcome, Publish, format_size
@@ -118,6 +119,8 @@ def execute(
     env: Env = None,
     mount: Mounts = None,
     workdir: Workdir = "/testbed",
+    workspace: workspaces.Workspace = None,
+    workspace_git: workspaces.Git = False,
     input_dir: Annotated[
         Path | None,
         typer.Option("--input", metavar="DIR", help=f"Copied to {transfer.INPUT} before."),
@@ -148,6 +151,7 @@ def execute(
       sandbox-lite exec -c 'ls -la | wc -l'
       sandbox-lite exec --input data --output out -c 'sort input/a.txt > output/a.txt'
       sandbox-lite exec --network packages -- pip install six
+      sandbox-lite exec --workspace . -- make      changes nothing here: see diff, apply
       echo hello | sandbox-lite exec -- tr a-z A-Z
       sandbox-lite exec work -- ls                 in the kept sandbox `work`, see create
     """
@@ -156,7 +160,7 @@ def execute(
         refuse_for_kept(
             kept, rootfs=rootfs, network=network, allow=allow, allow_private=allow_private,
             publish=publish, user=None if user == "root" else user, ids=ids, mount=mount,
-            input=input_dir, output=output_dir,
+            input=input_dir, output=output_dir, workspace=workspace,
             memory=memory, cpus=cpus, pids=pids, disk=disk, wall=wall, allow_weaker=allow_weaker,
         )  # fmt: skip
         return _execute_kept(kept, words, line, env=env, timeout=timeout, as_json=as_json)
@@ -175,20 +179,30 @@ def execute(
         settings.rootfs, network=settings.network_or("none"), allow=settings.allow,
         allow_private=settings.allow_private, publish=ports(publish), user=user, ids=settings.ids,
         workdir=workdir, env=variables(env or ()),
-        mounts=mounts(mount or ()), limits=settings.limits(timeout),
+        mounts=(*workspaces.mounts(workspace, workdir, git=workspace_git), *mounts(mount or ())),
+        limits=settings.limits(timeout),
         allow_weaker=weaker(allow_weaker),
     )  # fmt: skip
     with sandbox:
         if sys.stderr.isatty() and not as_json:  # elsewhere both streams are the program's alone
             say_in_force(sandbox.enforcement)
         transfer.send(sandbox, source)
-        with transfer.fetched_at_end(sandbox, target):
+        own = (transfer.INPUT, transfer.OUTPUT)
+        with (
+            workspaces.kept_at_end(
+                sandbox, settings.runs_dir, "exec", asked=workspace is not None, own=own
+            ) as changed,
+            transfer.fetched_at_end(sandbox, target),
+        ):
             result = sandbox.exec(argv, input=_stdin(), on_output=None if as_json else _pass_on)
         enforcement = sandbox.enforcement
     timed_out = result.outcome is Outcome.TIMED_OUT
     code = TIMED_OUT if timed_out else result.exit_code
     if as_json:
-        emit(_as_json(result, enforcement, argv, code))
+        said = _as_json(result, enforcement, argv, code)
+        if workspace is not None:
+            said["workspace"] = changed.directory and str(changed.directory)
+        emit(said)
     elif "wall" in result.limits_hit:
         status(f"sandbox-lite: the sandbox's time of {settings.wall:g} s is over")
     elif timed_out:

@@ -20,6 +20,7 @@ from sandbox_lite.agent.model import Model, ModelSettings
 from sandbox_lite.agent.tools import ToolContext
 from sandbox_lite.agent.trajectory import StopReason, TrajectoryWriter
 from sandbox_lite.cli import signals, transfer
+from sandbox_lite.cli import workspace as workspaces
 from sandbox_lite.cli.checkpoints import Checkpoints
 from sandbox_lite.cli.terminal import status
 from sandbox_lite.config import OPTIONS
@@ -51,6 +52,10 @@ class Job:
     """Copied in before."""
     output_dir: Path | None = None
     """Takes what came out, beside `files` of the run."""
+    workspace: Path | None = None
+    """Worked on by way of an overlay; what changes is kept in the run's directory."""
+    workspace_git: bool = False
+    """Its `.git` as well."""
     run_dir: Path | None = None
     """Where the run is kept; None is a fresh one below `settings.runs_dir`."""
     publish: tuple[Publish, ...] = ()
@@ -125,6 +130,7 @@ def _sandbox(job: Job, stack: contextlib.ExitStack) -> Sandbox:
         settings.rootfs, network=settings.network_or(job.default_network), ids=settings.ids,
         allow=settings.allow, allow_private=settings.allow_private, publish=job.publish,
         workdir=job.prompt.working_dir,
+        mounts=workspaces.mounts(job.workspace, job.prompt.working_dir, git=job.workspace_git),
         limits=settings.limits(settings.timeout), allow_weaker=job.allow_weaker,
     )  # fmt: skip
     if job.resume is None:
@@ -161,6 +167,7 @@ def _save(done: Trajectory, job: Job, record: _Record) -> JobResult:
     files, error = None, None
     try:
         files, error = _copied(record.sandbox, job, record.directory)
+        error = _kept_changes(record.sandbox, job, record.directory) or error
     except KeyboardInterrupt:
         done = dataclasses.replace(done, stop=StopReason.INTERRUPTED)
     code = _exit_code(done) if error is None else error.exit_code
@@ -199,6 +206,21 @@ def _copied(
     if found is not None:
         transfer.say_skipped(found, "copied out")
     return found, failed
+
+
+def _kept_changes(sandbox: Sandbox, job: Job, directory: Path) -> SandboxLiteError | None:
+    if job.workspace is None:
+        return None
+    own = [job.prompt.output_dir]
+    if job.input_dir is not None:
+        own.append(job.prompt.input_dir)
+    try:
+        workspaces.keep(sandbox, directory, own)
+    except SandboxLiteError as error:
+        return SandboxLiteError(
+            f"the changes of the workspace could not be kept: {error.message}", hint=error.hint
+        )
+    return None
 
 
 def _model_settings(job: Job) -> ModelSettings:
@@ -280,6 +302,7 @@ class _Record:
             "output_dir": job.output_dir and str(job.output_dir),
             "checkpoint": job.checkpoint,
             "resumed": job.resume and {"run": str(job.resume.run), "at": job.resume.at},
+            "workspace": job.workspace and str(job.workspace.absolute()),
             "enforcement": dataclasses.asdict(sandbox.enforcement),
             "started": datetime.now(UTC).isoformat(timespec="seconds"),
             "stop": None,

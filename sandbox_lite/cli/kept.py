@@ -14,6 +14,7 @@ import typer
 
 from sandbox_lite import config
 from sandbox_lite.cli import transfer
+from sandbox_lite.cli import workspace as workspaces
 from sandbox_lite.cli.execute import (
     Allow,
     AllowPrivate,
@@ -82,6 +83,8 @@ def create(
     env: Env = None,
     mount: Mounts = None,
     workdir: Workdir = "/testbed",
+    workspace: workspaces.Workspace = None,
+    workspace_git: workspaces.Git = False,
     memory: Memory = None,
     cpus: Cpus = None,
     pids: Pids = None,
@@ -96,6 +99,7 @@ def create(
       sandbox-lite exec work -- python3 -c 'print(1)'
       sandbox-lite cp data.csv work:/testbed/
       sandbox-lite rm work
+      sandbox-lite create --name fix --workspace .   then: diff fix, apply fix, discard fix
     """
     from sandbox_lite.jail import keeper
 
@@ -109,7 +113,8 @@ def create(
     spec = SandboxSpec(
         rootfs=settings.rootfs, network=settings.network_or("none"), allow=settings.allow,
         allow_private=settings.allow_private, publish=ports(publish), user=user, ids=settings.ids,
-        workdir=workdir, env=variables(env or ()), mounts=mounts(mount or ()),
+        workdir=workdir, env=variables(env or ()),
+        mounts=(*workspaces.mounts(workspace, workdir, git=workspace_git), *mounts(mount or ())),
         limits=settings.limits(None), allow_weaker=weaker(allow_weaker),
     )  # fmt: skip
     record = keeper.create(name, spec, ttl_seconds=seconds_of(ttl))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sandbox_lite import config
+from sandbox_lite.cli import workspace as workspaces
 from sandbox_lite.cli.execute import (
     Allow,
     AllowPrivate,
@@ -53,6 +54,8 @@ def run(
     output_dir: Annotated[
         Path | None, typer.Option("--output", metavar="DIR", help="Takes what comes out.")
     ] = None,
+    workspace: workspaces.Workspace = None,
+    workspace_git: workspaces.Git = False,
     model: Model = None,
     base_url: BaseUrl = None,
     api_key_env: Annotated[
@@ -132,6 +135,7 @@ def run(
       sandbox-lite run "..." --json | jq .answer
       sandbox-lite run "..." --checkpoint dirty --run-dir first
       sandbox-lite run --resume first --at 7
+      sandbox-lite run "Fix the failing test" --workspace .   then: sandbox-lite diff RUN
     """
     # all that follows is slow to import, and --help needs none of it
     from sandbox_lite.agent import prompt as prompts
@@ -158,6 +162,8 @@ def run(
         prompt=prompt_data if resumed is None else resumed.prompt(prompt_data),
         input_dir=input_dir,
         output_dir=output_dir,
+        workspace=workspace,
+        workspace_git=workspace_git,
         run_dir=run_dir,
         publish=ports(publish),
         allow_weaker=weaker(allow_weaker),

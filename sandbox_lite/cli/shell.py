@@ -15,6 +15,7 @@ import typer
 
 from sandbox_lite import config
 from sandbox_lite.cli import transfer
+from sandbox_lite.cli import workspace as workspaces
 from sandbox_lite.cli.execute import (
     Allow,
     AllowPrivate,
@@ -73,6 +74,8 @@ def shell(
     env: Env = None,
     mount: Mounts = None,
     workdir: Workdir = "/testbed",
+    workspace: workspaces.Workspace = None,
+    workspace_git: workspaces.Git = False,
     input_dir: Annotated[
         Path | None,
         typer.Option("--input", metavar="DIR", help=f"Copied to {transfer.INPUT} before."),
@@ -95,6 +98,7 @@ def shell(
       sandbox-lite shell
       sandbox-lite shell --network packages --input data
       sandbox-lite shell --mount .:/src
+      sandbox-lite shell --workspace .
       sandbox-lite shell work                      in the kept sandbox `work`
     """
     from sandbox_lite.jail.sandbox import Sandbox
@@ -110,8 +114,8 @@ def shell(
         refuse_for_kept(
             name, rootfs=rootfs, network=network, allow=allow, allow_private=allow_private,
             publish=publish, user=None if user == "root" else user, ids=ids, env=env, mount=mount,
-            input=input_dir, output=output_dir, memory=memory, cpus=cpus, pids=pids,
-            disk=disk, wall=wall,
+            input=input_dir, output=output_dir, workspace=workspace, memory=memory, cpus=cpus,
+            pids=pids, disk=disk, wall=wall,
             allow_weaker=allow_weaker,
         )  # fmt: skip
         with KeptSandbox(name) as kept:
@@ -133,14 +137,22 @@ def shell(
         settings.rootfs, network=settings.network_or("none"), allow=settings.allow,
         allow_private=settings.allow_private, publish=ports(publish), user=user, ids=settings.ids,
         workdir=workdir, env=given,
-        mounts=mounts(mount or ()), limits=settings.limits(None),
+        mounts=(*workspaces.mounts(workspace, workdir, git=workspace_git), *mounts(mount or ())),
+        limits=settings.limits(None),
         allow_weaker=weaker(allow_weaker),
     )  # fmt: skip
     with sandbox:
         say_in_force(sandbox.enforcement)
-        status("nothing but the output directory outlives it; leave with exit or Ctrl-D")
+        outlives = "the output directory" if workspace is None else "the workspace's changes"
+        status(f"nothing but {outlives} outlives it; leave with exit or Ctrl-D")
         transfer.send(sandbox, source)
-        with transfer.fetched_at_end(sandbox, target):
+        own = (transfer.INPUT, transfer.OUTPUT)
+        with (
+            workspaces.kept_at_end(
+                sandbox, settings.runs_dir, "shell", asked=workspace is not None, own=own
+            ),
+            transfer.fetched_at_end(sandbox, target),
+        ):
             with sandbox.interact(_line()) as interaction:
                 return _attached(interaction)
 

@@ -14,12 +14,15 @@ from sandbox_lite.jail.sandbox import Sandbox
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+    from pathlib import Path
 
     from sandbox_lite.jail.async_shell import AsyncInteraction
     from sandbox_lite.jail.changes import Change
     from sandbox_lite.jail.egress.serving import Egress
     from sandbox_lite.jail.rootfs.store import Progress, RootfsInfo, Store
     from sandbox_lite.jail.snapshots import Snapshot
+    from sandbox_lite.jail.workspace.applying import ApplyReport
+    from sandbox_lite.jail.workspace.live import Workspace
     from sandbox_lite.spec import (
         CommandResult,
         Enforcement,
@@ -32,6 +35,38 @@ if TYPE_CHECKING:
         SandboxStats,
         WeakerName,
     )
+
+
+class AsyncWorkspace:
+    """`Workspace` for asyncio: all that reads or writes files is done in a thread."""
+
+    def __init__(self, workspace: Workspace) -> None:
+        self._workspace = workspace
+
+    @property
+    def source(self) -> Path:
+        """The directory of the host."""
+        return self._workspace.source
+
+    async def changes(self) -> tuple[Change, ...]:
+        """See `Workspace.changes`."""
+        return await asyncio.to_thread(self._workspace.changes)
+
+    async def patch(self, paths: Sequence[str] = ()) -> tuple[bytes, ...]:
+        """See `Workspace.patch`."""
+        return await asyncio.to_thread(lambda: tuple(self._workspace.patch(paths)))
+
+    async def apply(
+        self, paths: Sequence[str] = (), *, outward_links: bool = False, overwrite: bool = False
+    ) -> ApplyReport:
+        """See `Workspace.apply`."""
+        return await asyncio.to_thread(
+            self._workspace.apply, paths, outward_links=outward_links, overwrite=overwrite
+        )
+
+    async def discard(self, paths: Sequence[str] = ()) -> ApplyReport:
+        """See `Workspace.discard`."""
+        return await asyncio.to_thread(self._workspace.discard, paths)
 
 
 class AsyncSandbox:
@@ -207,6 +242,10 @@ class AsyncSandbox:
     def files(self) -> AsyncFiles:
         """Byte-exact access to the sandbox's files."""
         return AsyncFiles(self._sandbox.files)
+
+    def workspace(self, target: str | None = None) -> AsyncWorkspace:
+        """See `Sandbox.workspace`."""
+        return AsyncWorkspace(self._sandbox.workspace(target))
 
     @property
     def egress(self) -> Egress:

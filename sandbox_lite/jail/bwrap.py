@@ -184,12 +184,63 @@ def mount(one: Mount, number: int) -> tuple[str, ...]:
     """Return the words for one further mount, held by the outer bwrap under its number."""
     if one.mode == "tmpfs":
         return (*sized(one.size_bytes), "--tmpfs", one.target)
+    if one.mode == "overlay":
+        base = f"{UPPER}/{UPPERS_OF_MOUNTS}/{number}"
+        return (
+            "--overlay-src", f"{MOUNTS}/{number}",
+            "--overlay", f"{base}/upper", f"{base}/work", one.target,
+        )  # fmt: skip
     option = "--bind" if one.mode == "bind" else "--ro-bind"
     return (option, f"{MOUNTS}/{number}", one.target)
 
 
 _NAMES_BYTES = 64 * 1024
 """Of a tmpfs that holds nothing but directories to mount on."""
+
+
+def covered(one: Mount, number: int, paths: Mapping[str, bool]) -> tuple[str, ...]:
+    """Return the words that make paths in an overlay read-only: they show the host's own.
+
+    Args:
+        one: The overlay.
+        number: Its own.
+        paths: Below it, each with whether it is a directory.
+    """
+    words: list[str] = []
+    for path, directory in paths.items():
+        source, target = f"{MOUNTS}/{number}/{path}", f"{one.target.rstrip('/')}/{path}"
+        if directory:
+            # in the place of a bind, of which the jail's mountinfo tells where it is on the host;
+            # bwrap wants two layers
+            empty = f"{UPPER}/{UPPERS_OF_MOUNTS}/{number}/empty"
+            words += ["--overlay-src", empty, "--overlay-src", source, "--ro-overlay", target]
+        else:
+            words += ["--ro-bind", source, target]
+    return tuple(words)
+
+
+UPPERS_OF_MOUNTS = "mounts"
+"""Beside the upper layer of the root: those of further overlays, in the same disk and bound."""
+
+
+def upper_of(number: int) -> str:
+    """Return where the outer namespace has the upper layer of a further overlay."""
+    return f"{UPPER}/{UPPERS_OF_MOUNTS}/{number}/upper"
+
+
+def uppers_of(numbers: Sequence[int]) -> tuple[str, ...]:
+    """Return the words that make the upper layers of further overlays, where the root's is."""
+    if not numbers:
+        return ()
+    base = f"{UPPER}/{UPPERS_OF_MOUNTS}"
+    words = ["--dir", base]
+    for number in numbers:
+        words += ["--dir", f"{base}/{number}"]
+        for name in ("upper", "work", "empty"):
+            words += ["--dir", f"{base}/{number}/{name}"]
+    return tuple(words)
+
+
 UPPERS = "/uppers"
 """Where the nest finds the directories of all upper layers on disk."""
 

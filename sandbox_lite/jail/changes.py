@@ -25,7 +25,8 @@ ChangeKind = Literal["added", "changed", "deleted"]
 FileType = Literal["file", "directory", "link", "fifo", "socket", "device"]
 Aspect = Literal["type", "content", "mode", "owner"]
 
-_OPAQUE = "user.overlay.opaque"
+OPAQUE = "user.overlay.opaque"
+"""Of a directory, with the value `y`: nothing shows in it of the layers below."""
 _PINNED = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 _LISTED = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _CHUNK = 1 << 18
@@ -231,12 +232,12 @@ class _Comparison:
         place = f"/proc/self/fd/{pinned}"
         try:
             try:
-                return os.getxattr(place, _OPAQUE) == b"y"
+                return os.getxattr(place, OPAQUE) == b"y"
             except PermissionError:
                 if layer < self._first_upper:
                     return False
                 with permitted_if_ours(pinned):
-                    return os.getxattr(place, _OPAQUE) == b"y"
+                    return os.getxattr(place, OPAQUE) == b"y"
         except OSError as error:
             if error.errno in _NO_XATTR or isinstance(error, PermissionError):
                 return False

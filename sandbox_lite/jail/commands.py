@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from sandbox_lite.jail.launch import LaunchFds
     from sandbox_lite.jail.layers import Upper
     from sandbox_lite.jail.rootfs.store import Rootfs
-    from sandbox_lite.spec import Limits, SandboxSpec
+    from sandbox_lite.spec import Limits, Mount, SandboxSpec
 
 CONTROL_BYTES = 512 * MIB
 """Of the control directory, where output too long to return is kept for reading inside."""
@@ -144,6 +144,7 @@ def join(
     filters: tuple[seccomp.FilterName, ...],
     proxied: bool,
     frozen: Sequence[Path] = (),
+    covers: Mapping[Mount, Mapping[str, bool]] | None = None,
 ) -> Command:
     """Join all parts to the one command that makes this sandbox.
 
@@ -155,6 +156,7 @@ def join(
         filters: The system call filters to load.
         proxied: Whether programs find the outside by a proxy.
         frozen: Directories of the layers of a snapshot, the lowest first.
+        covers: What stays read-only in overlays over directories of the caller's.
 
     Raises:
         RootfsError: There is no such user in the rootfs.
@@ -166,6 +168,7 @@ def join(
     # an account may have been added in the sandbox that was frozen
     account = etc.account((*rootfs.lowers, *(path / "upper" for path in frozen)), spec.user)
     mounts = (*rootfs.mounts, *spec.mounts)
+    overlays = [n for n, one in enumerate(mounts) if one.mode == "overlay"]
     libraries, inner = host.inner_bwrap(path)
     # the layers of snapshots are beside the upper ones
     kept = frozen[0] if frozen else None if upper.path is None else upper.path.parent
@@ -180,7 +183,13 @@ def join(
         *(upper.root or bwrap.overlay(len(below), len(frozen))),
     )
     rest = (
-        *(word for n, one in enumerate(mounts) for word in bwrap.mount(one, n)),
+        *(
+            word
+            for n, one in enumerate(mounts)
+            for word in (
+                *bwrap.mount(one, n), *bwrap.covered(one, n, (covers or {}).get(one, {})),
+            )
+        ),
         "--ro-bind", bwrap.HELD, bwrap.CONTROL,
         "--dir", spec.workdir, "--chdir", "/",
         *upper.part.bwrap,
@@ -190,7 +199,7 @@ def join(
         lowers=below,
         uppers=uppers,
         own=bwrap.own(
-            upper.part.own,
+            (*upper.part.own, *bwrap.uppers_of(overlays)),
             control_bytes=CONTROL_BYTES,
             shm_bytes=spec.limits.shm_bytes,
             frozen=frozen,

@@ -22,7 +22,7 @@ from sandbox_lite.jail.removal import remove_tree
 
 MARK = "bwrap"
 """A link beside the upper layer, out of the sandbox's sight, to the program that made it."""
-PARTS = ("upper", "work")
+PARTS = ("upper", "work", "mounts")
 
 _PROGRAM = """\
 import sys

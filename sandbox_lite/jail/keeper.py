@@ -320,6 +320,28 @@ class _Keeper:
                     wire.send_result(connection, result)
                     return
 
+    def workspace(self, connection: socket.socket, request: wire.Json) -> None:
+        """Tell what changed in a workspace, and what becomes of it."""
+        found = self._sandbox.workspace(request["target"])
+        verb, paths = request["verb"], request["paths"]
+        if verb == "changes":
+            changes = [dataclasses.asdict(one) for one in found.chosen(paths)]
+            wire.send_json(
+                connection,
+                {"source": str(found.source), "target": found.target, "changes": changes},
+            )
+        elif verb == "patch":
+            for piece in found.patch(paths):
+                wire.send(connection, "B", piece)
+            wire.send_json(connection, {"end": True})
+        else:
+            report = (
+                found.discard(paths)
+                if verb == "discard"
+                else found.apply(paths, **request["options"])
+            )
+            wire.send_json(connection, dataclasses.asdict(report))
+
     def _log(self, how: str, result: CommandResult) -> None:
         line = {
             "time": round(time.time(), 3), "how": how, "command": result.command[:_LOGGED_BYTES],
@@ -343,6 +365,7 @@ _HANDLERS: dict[str, Callable[[_Keeper, socket.socket, wire.Json], None]] = {
     "run": _Keeper.run_command,
     "exec": _Keeper.execute,
     "interact": _Keeper.interact,
+    "workspace": _Keeper.workspace,
 }
 
 

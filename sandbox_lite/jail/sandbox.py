@@ -31,7 +31,7 @@ from sandbox_lite.jail import network as networks
 from sandbox_lite.jail.kept.client import KeptSandbox
 from sandbox_lite.jail.launch import launch
 from sandbox_lite.jail.limits import states, watchdog
-from sandbox_lite.jail.limits.disk import DirectoryDisk, TmpfsDisk
+from sandbox_lite.jail.limits.disk import DirectoryDisk, TmpfsDisk, measure
 from sandbox_lite.jail.limits.meter import Meter
 from sandbox_lite.jail.limits.processes import Processes
 from sandbox_lite.jail.native import nest as native_nest
@@ -44,6 +44,7 @@ from sandbox_lite.jail.rootfs.store import Store
 from sandbox_lite.jail.shell import Shell
 from sandbox_lite.jail.snapshots import Freezer, Snapshot
 from sandbox_lite.jail.steps import finish
+from sandbox_lite.jail.workspace import live as workspaces
 from sandbox_lite.spec import Enforcement, Limits, Publish, SandboxSpec
 
 if TYPE_CHECKING:
@@ -188,6 +189,7 @@ class Sandbox:
         self._freezer: Freezer | None = None
         self._covered: Callable[[], int] | None = None
         """Waits until its /proc is covered, which must be before anything of others runs inside."""
+        self._workspaces: dict[Mount, workspaces.Workspace] = {}
 
     def __enter__(self) -> Self:
         """Open the sandbox, see `open`, unless it is open already, as a fork is."""
@@ -248,6 +250,7 @@ class Sandbox:
             # a snapshot without an overlay goes on without one
             weaker = "overlay" in spec.allow_weaker
             kind = "copy" if whole else host.upper_kind(path, weaker=weaker)
+        self._workspaces = workspaces.looked_at(stack, spec.mounts, kind)
 
         def lowers() -> Sequence[Path]:
             below = () if whole else commands.lowers(spec, rootfs)
@@ -263,6 +266,9 @@ class Sandbox:
         self._drainer = stack.enter_context(contextlib.closing(Drainer()))
         frozen = () if kind == "copy" else tuple(layer.path for layer in base)
         self._supervisor = self._launched(stack, path, rootfs, upper, box, frozen)
+        for number, one in enumerate((*rootfs.mounts, *spec.mounts)):
+            if one in self._workspaces:
+                self._workspaces[one].begin(self._supervisor.holder, self._supervisor.pid, number)
         proc = os.open(f"/proc/{self._supervisor.pid}/root/proc", _PLACE)
         stack.callback(os.close, proc)
         looks = self._opened_looks(stack, proc, self._supervisor)
@@ -347,9 +353,10 @@ class Sandbox:
         tmpfs = TmpfsDisk(fds, self._opened_mounts(stack, supervisor))
         if upper.path is None:
             return tmpfs
+        measuring = measure if looks is None else looks.measure
         return DirectoryDisk(
             upper.path, self.spec.limits.disk_bytes, tmpfs, upper.given,
-            measuring=None if looks is None else looks.measure,
+            measuring=workspaces.measuring(measuring) if self._workspaces else measuring,
         )  # fmt: skip
 
     def _opened_mounts(
@@ -395,6 +402,7 @@ class Sandbox:
         command = commands.join(
             self.spec, path, rootfs, upper,
             filters=self._filters, proxied=self._policy is not None, frozen=frozen,
+            covers={mount: one.covers for mount, one in self._workspaces.items()},
         )  # fmt: skip
 
         def protect(one: Nest, first: int) -> Callable[[], object]:
@@ -441,7 +449,8 @@ class Sandbox:
             self._covered = nest.cover(supervisor.pid, native_nest.mounts(command.covers, {}, {}))
             return supervisor
         except LaunchError as error:
-            known = host.explain(error.stderr, path)
+            known = workspaces.explain(error.stderr, self.spec.mounts)
+            known = known or host.explain(error.stderr, path)
             if known is None:
                 raise
             raise known from error
@@ -696,6 +705,18 @@ class Sandbox:
         assert self._files is not None
         return self._files
 
+    def workspace(self, target: str | None = None) -> workspaces.Workspace:
+        """Return a directory of the host that is mounted as an overlay, and what became of it.
+
+        Args:
+            target: Where it is mounted inside; None where there is one alone.
+
+        Raises:
+            SpecError: There is no such mount.
+        """
+        self._open_supervisor()
+        return workspaces.find(self._workspaces, target)
+
     @property
     def enforcement(self) -> Enforcement:
         """What is really in force."""
@@ -725,11 +746,11 @@ class Sandbox:
         Raises:
             HostError: There is no room for it, or a process cannot be stopped.
             ShellDiedError: A shell does not tell its state.
-            SpecError: The sandbox has ids of its own.
+            SpecError: The sandbox has subordinate ids, or a workspace.
             SandboxClosedError: It is closed.
         """
         supervisor = self._open_supervisor()
-        snapshots.check_ids(self.spec)
+        snapshots.check_files(self.spec)
         assert self._freezer is not None
         assert self._meter is not None
         assert self._enforcement is not None

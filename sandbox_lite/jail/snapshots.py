@@ -51,12 +51,17 @@ def label(rootfs: Rootfs) -> str:
     return f"{rootfs.name} {rootfs.digest}".strip()
 
 
-def check_ids(spec: SandboxSpec) -> None:
-    """Check that the files of such a sandbox are this user's to copy.
+def check_files(spec: SandboxSpec) -> None:
+    """Check that the files of such a sandbox are this user's to copy, and all in its upper layer.
 
     Raises:
-        SpecError: They may belong to subordinate ids.
+        SpecError: They may belong to subordinate ids, or lie over a directory of the host.
     """
+    if any(mount.mode == "overlay" for mount in spec.mounts):
+        raise SpecError(
+            "a sandbox with a workspace has no snapshots",
+            hint="copy the directory in instead (--input), or keep its changes: sandbox-lite diff",
+        )
     if spec.ids != "own":
         raise SpecError(
             "a sandbox with subordinate ids has no snapshots: its files are not its user's to copy",
@@ -138,7 +143,7 @@ class Snapshot:
             SpecError: The request is for something else.
             RootfsError: The rootfs was replaced since.
         """
-        check_ids(spec)
+        check_files(spec)
         if spec.rootfs != self.spec.rootfs:
             raise SpecError(
                 f"a snapshot over rootfs {self.spec.rootfs!r} is none of {spec.rootfs!r}",

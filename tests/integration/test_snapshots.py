@@ -446,6 +446,14 @@ def test_subordinate_ids_are_refused_plainly(home: Path) -> None:
         Snapshot(spec=sandbox.spec, rootfs="", layers=(), shells={}).check(sandbox.spec)
 
 
+def test_a_workspace_is_refused_plainly(home: Path, tmp_path: Path) -> None:
+    mount = Mount(source=tmp_path, target="/testbed", mode="overlay")
+    with Sandbox(dataclasses.replace(SPEC, mounts=(mount,))) as sandbox:
+        with pytest.raises(SpecError, match="workspace"):
+            sandbox.snapshot()
+        assert sandbox.run("echo goes on >f && cat f").stdout == "goes on\n"
+
+
 def test_every_shell_comes_back(home: Path, face: faces.FaceName) -> None:
     with faces.made(face, SPEC) as sandbox:
         sandbox.shell("second").run("cd /usr; name=second")

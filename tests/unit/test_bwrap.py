@@ -77,6 +77,26 @@ def test_mounts_are_named_by_number() -> None:
     )  # fmt: skip
 
 
+def test_an_overlay_over_a_directory_of_the_user() -> None:
+    one = Mount(source=Path("/home/somebody/project"), target="/w/", mode="overlay")
+    assert bwrap.mount(one, 2) == (
+        "--overlay-src", "/mounts/2",
+        "--overlay", "/upper/mounts/2/upper", "/upper/mounts/2/work", "/w/",
+    )  # fmt: skip
+    assert bwrap.covered(one, 2, {".git": True, "part/.git": False}) == (
+        "--overlay-src", "/upper/mounts/2/empty", "--overlay-src", "/mounts/2/.git",
+        "--ro-overlay", "/w/.git",
+        "--ro-bind", "/mounts/2/part/.git", "/w/part/.git",
+    )  # fmt: skip
+    assert bwrap.uppers_of(()) == ()
+    assert nest.mounts(bwrap.uppers_of([2]), {}, {}) == (
+        ("d/upper/mounts", ""), ("d/upper/mounts/2", ""), ("d/upper/mounts/2/upper", ""),
+        ("d/upper/mounts/2/work", ""), ("d/upper/mounts/2/empty", ""),
+    )  # fmt: skip
+    words = bwrap.nest(lowers=[], uppers=None, mounts=[one])
+    assert words[-3:] == ("--ro-bind", "/home/somebody/project", "/mounts/0")
+
+
 def test_only_the_outer_bwrap_names_paths_of_the_host() -> None:
     words = bwrap.nest(
         lowers=[Path("/home/somebody/rootfs")],

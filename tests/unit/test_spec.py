@@ -61,6 +61,10 @@ def test_mounts() -> None:
         Mount(target="/data")
     with pytest.raises(SpecError):
         Mount(target="/data", source=Path("/srv"), mode="tmpfs")
+    assert Mount(target="/data", source=Path("/srv"), mode="overlay").git == "read_only"
+    for wrong in ({"target": "/"}, {"target": "/data", "mode": "bind", "git": "writable"}):
+        with pytest.raises(SpecError):
+            Mount(**{"source": Path("/srv"), "mode": "overlay"} | wrong)  # type: ignore[arg-type]
 
 
 def test_requests() -> None:

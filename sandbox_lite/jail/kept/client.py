@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from sandbox_lite.errors import SandboxClosedError
@@ -16,8 +17,10 @@ from sandbox_lite.jail.kept import registry, wire
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
+    from sandbox_lite.jail.changes import Change
     from sandbox_lite.jail.files import Files
     from sandbox_lite.jail.steps import Steps
+    from sandbox_lite.jail.workspace.applying import ApplyReport
     from sandbox_lite.spec import CommandResult, Enforcement
 
 _UNSET: Any = object()
@@ -193,6 +196,10 @@ class KeptSandbox:
             output = Output(self._output_bytes, Spool("", lambda: -1))
             yield Interaction(terminal, output, over=over, finish=finish)
 
+    def workspace(self, target: str | None = None) -> KeptWorkspace:
+        """Return a directory of the host that it has as an overlay; see `Sandbox.workspace`."""
+        return KeptWorkspace(self, target)
+
     def stats(self) -> wire.Json:
         """Return what the sandbox takes just now: the fields of `SandboxStats`."""
         return self._ask({"op": "stats"})
@@ -200,6 +207,59 @@ class KeptSandbox:
     def remove(self) -> None:
         """End the sandbox, for all its callers."""
         self._ask({"op": "end"})
+
+
+class KeptWorkspace:
+    """`Workspace` of a kept sandbox: whoever holds that does the work."""
+
+    def __init__(self, sandbox: KeptSandbox, target: str | None) -> None:
+        self._sandbox = sandbox
+        self._target = target
+
+    def _asked(self, verb: str, paths: Sequence[str], **options: bool) -> wire.Json:
+        return self._sandbox._ask(self._request(verb, paths, options))
+
+    def _request(self, verb: str, paths: Sequence[str], options: wire.Json) -> wire.Json:
+        return {
+            "op": "workspace", "verb": verb, "target": self._target, "paths": list(paths),
+            "options": options,
+        }  # fmt: skip
+
+    @property
+    def source(self) -> Path:
+        """That directory."""
+        return Path(self._asked("changes", ())["source"])
+
+    def changes(self) -> tuple[Change, ...]:
+        """See `Workspace.changes`."""
+        return self.chosen(())
+
+    def chosen(self, paths: Sequence[str]) -> tuple[Change, ...]:
+        """See `ChangeSet.chosen`."""
+        found = self._asked("changes", paths)["changes"]
+        return tuple(wire.change_from_json(one) for one in found)
+
+    def patch(self, paths: Sequence[str] = ()) -> Iterator[bytes]:
+        """See `ChangeSet.patch`."""
+        with self._sandbox._connection() as connection:
+            wire.send_json(connection, self._request("patch", paths, {}))
+            while True:
+                kind, data = wire.receive(connection)
+                if kind == "J":
+                    _checked(wire.parsed(data))
+                    return
+                yield data
+
+    def apply(
+        self, paths: Sequence[str] = (), *, outward_links: bool = False, overwrite: bool = False
+    ) -> ApplyReport:
+        """See `ChangeSet.apply`."""
+        found = self._asked("apply", paths, outward_links=outward_links, overwrite=overwrite)
+        return wire.report_from_json(found)
+
+    def discard(self, paths: Sequence[str] = ()) -> ApplyReport:
+        """See `Workspace.discard`."""
+        return wire.report_from_json(self._asked("discard", paths))
 
 
 def _checked(data: wire.Json) -> wire.Json:

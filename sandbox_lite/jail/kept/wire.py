@@ -15,6 +15,9 @@ from typing import Any, Literal
 
 from sandbox_lite import errors
 from sandbox_lite.errors import HostError, SandboxLiteError
+from sandbox_lite.jail.changes import Change
+from sandbox_lite.jail.transfer import Skipped
+from sandbox_lite.jail.workspace.applying import ApplyReport, Conflict
 from sandbox_lite.spec import (
     CommandResult,
     Enforcement,
@@ -205,6 +208,21 @@ def receive_result(connection: socket.socket, data: Json) -> CommandResult:
                 "refused": tuple(NetworkRequest(**one) for one in data["refused"]),
             }
         )
+    )
+
+
+def change_from_json(data: Json) -> Change:
+    """Return a change, from its fields."""
+    return Change(**(data | {"aspects": tuple(data["aspects"])}))
+
+
+def report_from_json(data: Json) -> ApplyReport:
+    """Return what became of changes, from the fields of an `ApplyReport`."""
+    return ApplyReport(
+        applied=tuple(data["applied"]),
+        already=tuple(data["already"]),
+        conflicts=tuple(Conflict(**one) for one in data["conflicts"]),
+        skipped=tuple(Skipped(**one) for one in data["skipped"]),
     )
 
 
