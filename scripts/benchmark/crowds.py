@@ -1,0 +1,112 @@
+"""Many sandboxes at once: how many a second, how much memory each, how many commands a second."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import resource
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import psutil
+
+from benchmark import names
+from benchmark.floors import used_reference
+from sandbox_lite import AsyncSandbox, Sandbox
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from benchmark.bench import Bench
+
+_SLICES = 2
+_DESCRIPTORS_EACH = 16
+_DESCRIPTORS_BESIDE = 200
+_ASYNC = 64
+
+
+def rate(once: Callable[[], object], parallel: int, seconds: float) -> float:
+    """Return how often `once` is done in a second by so many threads."""
+    done = 0
+    lock = threading.Lock()
+    began = time.monotonic()
+
+    def work() -> None:
+        nonlocal done
+        while time.monotonic() < began + seconds:
+            once()
+            with lock:
+                done += 1
+
+    with ThreadPoolExecutor(parallel) as pool:
+        for future in [pool.submit(work) for _ in range(parallel)]:
+            future.result()
+    return done / (time.monotonic() - began)
+
+
+def rates(bench: Bench) -> None:
+    """Create, use and close as many as can be, ours and the reference in turn."""
+    seconds = bench.amounts.rate_seconds / _SLICES
+
+    def ours() -> None:
+        with Sandbox(bench.rootfs) as sandbox:
+            sandbox.run("echo hi")
+
+    best: dict[str, list[float]] = {names.BEST_RATE: [], names.REFERENCE_BEST_RATE: []}
+    for parallel in bench.amounts.parallel:
+        for name, top, once in (
+            (names.RATE, names.BEST_RATE, ours),
+            (names.REFERENCE_RATE, names.REFERENCE_BEST_RATE, lambda: used_reference(bench.tree)),
+        ):
+            found = [rate(once, parallel, seconds) for _ in range(_SLICES)]
+            for one in found:
+                bench.notes.add(name.format(parallel), one, "/s")
+            best[top].append(sum(found) / len(found))
+    for top, means in best.items():
+        bench.notes.add(top, max(means), "/s")
+
+
+def alive(bench: Bench) -> None:
+    """Keep many open; note what each takes, and how quick each answers."""
+    room = (
+        resource.getrlimit(resource.RLIMIT_NOFILE)[0] - _DESCRIPTORS_BESIDE
+    ) // _DESCRIPTORS_EACH
+    count = min(bench.amounts.alive, max(room, 1))
+    if count < bench.amounts.alive:
+        bench.notes.skip(f"{bench.amounts.alive} sandboxes at once", f"descriptors for {count}")
+    with Sandbox(bench.rootfs):
+        pass  # what all share is loaded
+    before = psutil.virtual_memory().available
+    with contextlib.ExitStack() as stack:
+        boxes = [stack.enter_context(Sandbox(bench.rootfs)) for _ in range(count)]
+        taken = before - psutil.virtual_memory().available
+        for box in boxes:
+            began = time.perf_counter()
+            box.run(":")
+            bench.notes.add(names.ALIVE_TRIP, (time.perf_counter() - began) * 1000)
+    bench.notes.add(names.IDLE_MEMORY, taken / count / 1e6, "MB")
+
+
+def loop(bench: Bench) -> None:
+    """Run builtins in many sandboxes of one asyncio loop."""
+    for _ in range(_SLICES):
+        value = asyncio.run(_commands_a_second(bench.rootfs, bench.amounts.rate_seconds / _SLICES))
+        bench.notes.add(names.ASYNC_RATE, value, "/s")
+
+
+async def _commands_a_second(rootfs: str, seconds: float) -> float:
+    async with contextlib.AsyncExitStack() as stack:
+        boxes = [await stack.enter_async_context(AsyncSandbox(rootfs)) for _ in range(_ASYNC)]
+        began = time.monotonic()
+
+        async def work(box: AsyncSandbox) -> int:
+            done = 0
+            while time.monotonic() < began + seconds:
+                await box.run(":")
+                done += 1
+            return done
+
+        counts = await asyncio.gather(*(work(box) for box in boxes))
+        return sum(counts) / (time.monotonic() - began)
