@@ -37,8 +37,12 @@ _WARMING = 3
 _QUICK_SLACK = 3.0
 
 
-def measure(rootfs: str, amounts: Amounts, peer_python: str) -> Report:
-    """Return everything that can be measured here."""
+def measure(rootfs: str, amounts: Amounts, peer_python: str, only: str = "") -> Report:
+    """Return everything that can be measured here, or what has a name with `only` in it."""
+    turns = [one for one in rounds.ROUND if only in one.__name__]
+    afterwards = [one for one in ONCE if only in one.__name__]
+    if not turns:
+        amounts = dataclasses.replace(amounts, rounds=1)
     with Store().lease(rootfs) as leased:
         bench = Bench(rootfs=rootfs, tree=leased.lowers[-1], amounts=amounts, notes=Notes())
         with bench.stack:
@@ -46,9 +50,9 @@ def measure(rootfs: str, amounts: Amounts, peer_python: str) -> Report:
             warming = dataclasses.replace(bench, notes=Notes(), warming=True)
             for number in range(_WARMING + amounts.rounds):
                 _progress(f"round {number + 1} of {_WARMING + amounts.rounds}")
-                for one in rounds.ROUND:
+                for one in turns:
                     one(warming if number < _WARMING else bench)
-            for once in ONCE:
+            for once in afterwards:
                 _progress(once.__name__)
                 once(bench)
         _progress("")
@@ -97,6 +101,10 @@ def arguments() -> argparse.Namespace:
         "--peer-seconds", type=float, metavar="SECONDS",
         help="of each other sandbox's turns, all together (30; 0: none)",
     )  # fmt: skip
+    parser.add_argument(
+        "--only", default="", metavar="WORD",
+        help="one of: " + ", ".join(one.__name__ for one in (*rounds.ROUND, *ONCE)),
+    )  # fmt: skip
     parser.add_argument("--out", type=Path, default=Path("bench-output"), metavar="DIR")
     parser.add_argument(
         "--merge", nargs="+", type=Path, metavar="JSON",
@@ -123,7 +131,7 @@ def main() -> int:
         amounts, **{name: value for name, value in given.items() if value is not None}
     )
     try:
-        report = measure(asked.rootfs, amounts, asked.peer_python)
+        report = measure(asked.rootfs, amounts, asked.peer_python, asked.only)
     except SandboxLiteError as error:
         print(f"scripts/bench: error: {error}", file=sys.stderr)
         return error.exit_code
@@ -132,7 +140,8 @@ def main() -> int:
     path = stem.with_name(f"{stem.name}.json")
     report.write(path)
     print(f"\nwritten: {path}")
-    draw([report], stem)
+    if not asked.only:
+        draw([report], stem)
     slack = _QUICK_SLACK if asked.quick else 1.0
     beyond = [one for one in bars.judge(report) if not one.met(slack)]
     if beyond and asked.quick:

@@ -25,6 +25,7 @@ _SLICES = 2
 _DESCRIPTORS_EACH = 16
 _DESCRIPTORS_BESIDE = 200
 _ASYNC = 64
+_SETTLING_SECONDS = 1.0
 
 
 def rate(once: Callable[[], object], parallel: int, seconds: float) -> float:
@@ -68,6 +69,12 @@ def rates(bench: Bench) -> None:
         bench.notes.add(top, max(means), "/s")
 
 
+def available_bytes() -> int:
+    """Return the memory of the host that may be had, once what has just ended is gone."""
+    time.sleep(_SETTLING_SECONDS)
+    return psutil.virtual_memory().available
+
+
 def alive(bench: Bench) -> None:
     """Keep many open; note what each takes, and how quick each answers."""
     room = (
@@ -78,15 +85,17 @@ def alive(bench: Bench) -> None:
         bench.notes.skip(f"{bench.amounts.alive} sandboxes at once", f"descriptors for {count}")
     with Sandbox(bench.rootfs):
         pass  # what all share is loaded
-    before = psutil.virtual_memory().available
+    before = available_bytes()
     with contextlib.ExitStack() as stack:
         boxes = [stack.enter_context(Sandbox(bench.rootfs)) for _ in range(count)]
-        taken = before - psutil.virtual_memory().available
+        during = available_bytes()
         for box in boxes:
             began = time.perf_counter()
             box.run(":")
             bench.notes.add(names.ALIVE_TRIP, (time.perf_counter() - began) * 1000)
-    bench.notes.add(names.IDLE_MEMORY, taken / count / 1e6, "MB")
+    # from both sides: what else the host does drifts
+    each = ((before + available_bytes()) / 2 - during) / count / 1e6
+    bench.notes.add(names.IDLE_MEMORY, each, "MB")
 
 
 def loop(bench: Bench) -> None:

@@ -33,7 +33,7 @@ _PARALLEL = (1, 4, 16, 64)
 
 
 def _plain(value: float, _: object = None) -> str:
-    return f"{value:g}" if value < 10_000 else f"{value:,.0f}"
+    return f"{value:g}" if value < 1000 else f"{value:,.0f}"
 
 
 def _label(report: Report) -> str:
@@ -42,7 +42,9 @@ def _label(report: Report) -> str:
 
 def _legend(axes: Axes) -> None:
     """Put it below, where it hides nothing."""
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.09), ncols=3, frameon=False)
+    axes.legend(
+        loc="upper center", bbox_to_anchor=(0.5, 0), borderaxespad=4, ncols=5, frameon=False
+    )
 
 
 def _own(axes: Axes, reports: Sequence[Report]) -> None:

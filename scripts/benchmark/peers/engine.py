@@ -23,9 +23,12 @@ _MARK = b"end-of-output\n"
 class Container:
     """One container: the first command goes to the bash of `run`, each further one to `exec`."""
 
-    def __init__(self, program: str, image: str, options: Sequence[str]) -> None:
+    def __init__(
+        self, program: str, image: str, options: Sequence[str], remove: Sequence[str]
+    ) -> None:
         """Start it."""
         self._program = program
+        self._remove = remove
         self._name = f"sandbox-lite-bench-{secrets.token_hex(4)}"
         argv = [
             program, "run", "-i", "--rm", "--network", "none", *options, "--name", self._name,
@@ -49,7 +52,7 @@ class Container:
 
     def close(self) -> None:
         """Remove it."""
-        said([self._program, "rm", "-f", self._name])
+        said([self._program, *self._remove, self._name])
         self._run.communicate()
 
 
@@ -78,9 +81,11 @@ def imported(program: str, tree: Path, *arguments: str) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def ready(program: str, place: Place, options: Sequence[str] = ()) -> Iterator[Start]:
+def ready(
+    program: str, place: Place, options: Sequence[str] = (), remove: Sequence[str] = ("rm", "-f")
+) -> Iterator[Start]:
     """Yield what starts a container of this engine."""
     with imported(program, place.tree) as image:
         # what it says when it cannot is lost in a container that one writes to
         said([program, "run", "--rm", "--network", "none", *options, image, "true"])
-        yield lambda: Container(program, image, options)
+        yield lambda: Container(program, image, options, remove)
