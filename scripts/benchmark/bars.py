@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from benchmark.samples import Report, Row
 
-LEAST_RUNS_FOR_P99 = 30
+LEAST_RUNS_FOR_P99 = 50
 """Of fewer runs the worst says nothing that a next run would repeat."""
 
 

@@ -20,7 +20,7 @@ import tempfile
 import threading
 import time
 import traceback
-from collections import Counter
+from collections import Counter, defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -45,6 +45,7 @@ class Soak:
         self.asked = asked
         self.count = Count()
         self.done: Counter[str] = Counter()
+        self.seconds: defaultdict[str, float] = defaultdict(float)
         self.failures: list[str] = []
         self.killer = Killer(asked.rootfs)
         self.deadline = time.monotonic() + asked.seconds
@@ -76,12 +77,14 @@ class Soak:
         """Do one, and note what went wrong."""
         given = Trial(rootfs=self.asked.rootfs, dice=dice, count=self.count, killer=self.killer)
         problem = ""
+        began = time.monotonic()
         try:
             trial(given)
         except Exception:  # noqa: BLE001  # whatever it is, it is told and counted
             problem = f"{trial.__name__}: {traceback.format_exc()}"
         with self._lock:
             self.done[trial.__name__] += 1
+            self.seconds[trial.__name__] += time.monotonic() - began
             if problem:
                 self.failures.append(problem)
                 print(f"\nFAILED {problem}", flush=True)
@@ -129,7 +132,7 @@ def soak(asked: argparse.Namespace, temporary: Path) -> int:
         after = held(temporary)
     found += run.killer.end()
     for name, times in run.done.most_common():
-        print(f"{times:8} {name}")
+        print(f"{times:8} {name}, {run.seconds[name] / times * 1000:.0f} ms each")
     print(
         f"{time.monotonic() - began:.0f} s; {sum(after.descriptors.values())} descriptors, "
         f"{sum(after.processes.values())} processes, {sum(after.mounts.values())} mounts, "
