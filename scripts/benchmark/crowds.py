@@ -75,6 +75,14 @@ def available_bytes() -> int:
     return psutil.virtual_memory().available
 
 
+def note_memory(bench: Bench, name: str, megabytes: float) -> None:
+    """Note what one takes, unless the rest of the host took and gave back more meanwhile."""
+    if megabytes > 0:
+        bench.notes.add(name, megabytes, "MB")
+    else:
+        bench.notes.skip(name, "lost in what else this host does")
+
+
 def alive(bench: Bench) -> None:
     """Keep many open; note what each takes, and how quick each answers."""
     room = (
@@ -95,7 +103,7 @@ def alive(bench: Bench) -> None:
             bench.notes.add(names.ALIVE_TRIP, (time.perf_counter() - began) * 1000)
     # from both sides: what else the host does drifts
     each = ((before + available_bytes()) / 2 - during) / count / 1e6
-    bench.notes.add(names.IDLE_MEMORY, each, "MB")
+    note_memory(bench, names.IDLE_MEMORY, each)
 
 
 def loop(bench: Bench) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from benchmark import names
-from benchmark.crowds import available_bytes
+from benchmark.crowds import available_bytes, note_memory
 from benchmark.peers import PEERS
 from benchmark.peers.peer import Missing, Place
 
@@ -99,7 +99,4 @@ def memory(bench: Bench) -> None:
         except Missing as missing:
             bench.notes.skip(name, str(missing))
             continue
-        if each > 0:
-            bench.notes.add(name, each, "MB")
-        else:
-            bench.notes.skip(name, "lost in what else this host does")
+        note_memory(bench, name, each)
