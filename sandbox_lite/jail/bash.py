@@ -7,9 +7,11 @@ import fcntl
 import os
 import re
 import secrets
+import select
 import signal
 import struct
 import termios
+import time
 from typing import TYPE_CHECKING
 
 from sandbox_lite.errors import LaunchError
@@ -30,6 +32,9 @@ _STATUS, _STATUS_END = re.compile(rb"\x01(\d{1,18}) (\d{1,3}) "), b"\x02\n"
 _STATUS_LIMIT = 64 * 1024
 _CODE = re.compile(rb"(\d{1,3})\n")
 _STATE_LIMIT = 1024 * 1024
+_ASKED_LIMIT = 64 * _STATE_LIMIT
+"""Of a state that was asked for, which must be whole."""
+_ASKED_SECONDS = 30.0
 _STATE_READS = 32
 _MARK_BYTES = 32
 _STATE_OFTEN = 64 * 1024
@@ -64,6 +69,8 @@ class Bash:
         self._mark = f"#{self._nonce} ".encode()
         self._status_buffer = b""
         self._state_buffer = bytearray()
+        self._state_limit = _STATE_LIMIT
+        self._stale = False
         with contextlib.ExitStack() as stack:
             with explained(f"start the shell {key}"):
                 self._open(stack)
@@ -203,14 +210,44 @@ class Bash:
                 code = _CODE.match(self._state_buffer, start)
                 if code is None:
                     continue
-                if at <= _STATE_LIMIT:
+                self._stale = at > self._state_limit
+                if not self._stale:
                     self.state = bytes(self._state_buffer[:at])
                 self.state_code = int(code[1])
                 del self._state_buffer[: code.end()]
                 start = 0
             # too large to keep: only enough is held to find the mark that ends it
-            if len(self._state_buffer) > 2 * _STATE_LIMIT:
-                del self._state_buffer[_STATE_LIMIT + 1 : -_MARK_BYTES]
+            if len(self._state_buffer) > 2 * self._state_limit:
+                del self._state_buffer[self._state_limit + 1 : -_MARK_BYTES]
+
+    def ask_state(self, number: int) -> bytes | None:
+        """Have it print its state, between two commands.
+
+        Args:
+            number: As that of a command, and never used before.
+
+        Returns:
+            The state; None where it is too large to keep, or bash has ended or does not answer.
+        """
+        self._state_limit = _ASKED_LIMIT
+        try:
+            # the status comes behind the state, so that once it is there all of that has been said
+            os.write(self._commands, f"__sbx_state\n__sbx_status $? {number}\n".encode())
+            poll = select.poll()
+            for fd in (self._status, self._states, self._child.pidfd):
+                poll.register(fd, select.POLLIN)
+            deadline = time.monotonic() + _ASKED_SECONDS
+            told = False
+            while not told:
+                ready = dict(poll.poll(max(0.0, deadline - time.monotonic()) * 1000))
+                if not ready or self._child.pidfd in ready:
+                    return None
+                self.read_state()
+                told = self.read_status(number) is not None
+            self.read_state()
+            return None if self._stale else self.state
+        finally:
+            self._state_limit = _STATE_LIMIT
 
     def _discard(self) -> None:
         with contextlib.suppress(OSError):

@@ -35,6 +35,7 @@ CONTROL = "/run/sandbox-lite"
 """Where the jail sees our control directory, read-only."""
 
 LOWER, UPPER, HELD, MOUNTS, SHM = "/lower", "/upper", "/control", "/mounts", "/shm"
+FROZEN = "/frozen"
 """Names in the outer mount namespace: the jail's mountinfo shows them instead of host paths."""
 
 COPY = ("--bind", f"{UPPER}/upper", "/")
@@ -120,10 +121,19 @@ def environment(env: Mapping[str, str]) -> tuple[str, ...]:
     return tuple(words)
 
 
-def overlay(lowers: int) -> tuple[str, ...]:
-    """Return the words for a root of so many held lower layers under the held upper one."""
+def overlay(lowers: int, frozen: int = 0) -> tuple[str, ...]:
+    """Return the words for a root of so many held lower layers under the held upper one.
+
+    Args:
+        lowers: The rootfs, and what we put over it.
+        frozen: Layers of snapshots above those.
+    """
     # bwrap stacks --overlay-src with the last one named on top
-    sources = tuple(word for n in range(lowers) for word in ("--overlay-src", f"{LOWER}/{n}"))
+    below = (
+        *(f"{LOWER}/{n}" for n in range(lowers)),
+        *(f"{FROZEN}/{n}/upper" for n in range(frozen)),
+    )
+    sources = tuple(word for path in below for word in ("--overlay-src", path))
     return (*sources, "--overlay", f"{UPPER}/upper", f"{UPPER}/work", "/")
 
 
@@ -140,6 +150,8 @@ def mount(one: Mount, number: int) -> tuple[str, ...]:
     return (option, f"{MOUNTS}/{number}", one.target)
 
 
+_NAMES_BYTES = 64 * 1024
+"""Of a tmpfs that holds nothing but directories to mount on."""
 UPPERS = "/uppers"
 """Where the nest finds the directories of all upper layers on disk."""
 
@@ -160,7 +172,7 @@ def nest(
     words += ["--cap-add", "ALL"]
     # bwrap itself works below /tmp
     words += ["--dev-bind", "/dev", "/dev"]
-    words += [word for path in ("/tmp", UPPER, SHM, HELD) for word in ("--dir", path)]
+    words += [word for path in ("/tmp", UPPER, SHM, HELD, FROZEN) for word in ("--dir", path)]
     for number, path in enumerate(lowers):
         words += ["--ro-bind", str(path), f"{LOWER}/{number}"]
     if uppers is not None:
@@ -173,17 +185,26 @@ def nest(
 
 
 def own(
-    upper: Sequence[str], *, control_bytes: int, shm_bytes: int | None = None
+    upper: Sequence[str],
+    *,
+    control_bytes: int,
+    shm_bytes: int | None = None,
+    frozen: Sequence[Path] = (),
 ) -> tuple[str, ...]:
     """Return the words for what is mounted around the jail for one sandbox alone.
 
     Args:
         upper: Those of its upper layer.
+        frozen: Directories of the layers of its snapshot, the lowest first.
         control_bytes: Size of the control directory.
         shm_bytes: Size of /dev/shm; None is what the kernel gives, half the memory.
     """
+    # under names of one length: overlay's option string is cut without a word at 4095 bytes
+    layers = () if not frozen else (*sized(_NAMES_BYTES), "--perms", "0755", "--tmpfs", FROZEN)
+    for number, path in enumerate(frozen):
+        layers += ("--dir", f"{FROZEN}/{number}", "--bind", str(path), f"{FROZEN}/{number}")
     return (
-        *upper,
+        *upper, *layers,
         *sized(shm_bytes), "--perms", "1777", "--tmpfs", SHM,
         *sized(control_bytes), "--perms", "0755", "--tmpfs", HELD,
     )  # fmt: skip

@@ -11,7 +11,7 @@ from sandbox_lite.jail.seccomp import filter_path
 from sandbox_lite.spec import MIB, inodes_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from sandbox_lite.jail import seccomp
@@ -136,6 +136,7 @@ def join(
     *,
     filters: tuple[seccomp.FilterName, ...],
     proxied: bool,
+    frozen: Sequence[Path] = (),
 ) -> Command:
     """Join all parts to the one command that makes this sandbox.
 
@@ -146,6 +147,7 @@ def join(
         upper: Where it writes.
         filters: The system call filters to load.
         proxied: Whether programs find the outside by a proxy.
+        frozen: Directories of the layers of a snapshot, the lowest first.
 
     Raises:
         RootfsError: There is no such user in the rootfs.
@@ -157,7 +159,9 @@ def join(
     account = etc.account(rootfs.lowers, spec.user)
     mounts = (*rootfs.mounts, *spec.mounts)
     libraries, inner = host.inner_bwrap(path)
-    uppers = None if upper.path is None else upper.path.parent.parent
+    # the layers of snapshots are beside the upper ones
+    kept = frozen[0] if frozen else None if upper.path is None else upper.path.parent
+    uppers = None if kept is None else kept.parent
     identity = bwrap.identity(hostname=spec.hostname, uid=account.uid, gid=account.gid)
     if several_ids:
         identity = bwrap.true_root(hostname=spec.hostname)
@@ -165,7 +169,7 @@ def join(
     words = (
         *bwrap.namespaces(network_host=shares_host, users=not several_ids),
         *identity,
-        *(upper.root or bwrap.overlay(len(below))),
+        *(upper.root or bwrap.overlay(len(below), len(frozen))),
         *bwrap.devices(hidden=host.hidden()),
         *(word for n, one in enumerate(mounts) for word in bwrap.mount(one, n)),
         "--ro-bind", bwrap.HELD, bwrap.CONTROL,
@@ -176,7 +180,12 @@ def join(
         outer=(str(path), *libraries, *bwrap.nest(lowers=below, uppers=uppers, mounts=mounts)),
         lowers=below,
         uppers=uppers,
-        own=bwrap.own(upper.part.own, control_bytes=CONTROL_BYTES, shm_bytes=spec.limits.shm_bytes),
+        own=bwrap.own(
+            upper.part.own,
+            control_bytes=CONTROL_BYTES,
+            shm_bytes=spec.limits.shm_bytes,
+            frozen=frozen,
+        ),
         inner=(inner, *words),
         environment=_environment(spec, rootfs, account, trusting=bool(trust), proxied=proxied),
         filters=filters,

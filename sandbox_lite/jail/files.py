@@ -73,6 +73,8 @@ class Files:
     def __init__(self, root: int, *, workdir: str = "/") -> None:
         self._root = root
         self._workdir = workdir
+        self.writes = 0
+        """How often something was written or removed, or may have been."""
 
     def read(self, path: str | os.PathLike[str], *, max_bytes: int | None = None) -> bytes:
         """Return the content of a regular file.
@@ -119,6 +121,7 @@ class Files:
         shown, raw = self._paths(path)
         content = data.encode(errors="surrogateescape") if isinstance(data, str) else data
         with ExitStack() as stack:
+            stack.enter_context(self._writing())
             try:
                 descriptor = stack.enter_context(self._opened(raw, _WRITE, "write", shown))
             except FileAccessError as error:
@@ -195,7 +198,7 @@ class Files:
         if name in (b"", b".", b".."):
             raise FileAccessError(f"cannot remove {shown!r}", errno=errno.EINVAL, path=shown)
         flags = _PINNED | os.O_DIRECTORY
-        with self._opened(above or b"/", flags, "remove", shown) as parent:
+        with self._writing(), self._opened(above or b"/", flags, "remove", shown) as parent:
             refuse_kernels(parent, "remove", shown)
             with faults("remove", shown), permitted_if_ours(parent):
                 status = os.stat(name, dir_fd=parent, follow_symlinks=False)
@@ -228,6 +231,7 @@ class Files:
         source = Path(source)
         copier = Copier(into_host=False)
         with ExitStack() as stack:
+            stack.enter_context(self._writing())
             with faults("upload", str(source)):
                 outside = os.open(source, _READ)
                 stack.callback(os.close, outside)
@@ -286,6 +290,15 @@ class Files:
             finally:
                 os.close(outside)
         return copier.report()
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        self.writes += 1
+        try:
+            yield
+        finally:
+            # once more: who looked in the middle of it must see a difference afterwards
+            self.writes += 1
 
     def _paths(self, path: str | os.PathLike[str]) -> tuple[str, bytes]:
         """Return the absolute path inside, for people and for the kernel."""

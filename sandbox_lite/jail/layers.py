@@ -1,18 +1,16 @@
-"""The upper layer of a sandbox's overlay: where it is, how large it may grow, who removes it."""
+"""The layers of a sandbox's overlay: where they are, how large one may grow, who removes them."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import secrets
-import shutil
-import stat
+import threading
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from sandbox_lite.errors import HostError
-from sandbox_lite.jail import bwrap, foreign, janitor, places
+from sandbox_lite.jail import bwrap, foreign, janitor, places, trees
 from sandbox_lite.jail.bwrap import UPPER
 from sandbox_lite.jail.limits.disk import Measure, measure
 from sandbox_lite.jail.orphans import kill_orphans
@@ -22,6 +20,7 @@ from sandbox_lite.spec import ArgvPart
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
 
 _OWNER = "owner.json"
 _guarded: set[int] = set()
@@ -75,9 +74,8 @@ def directory_upper(*, several_ids: bool = False) -> Iterator[Upper]:
     Raises:
         HostError: The directory cannot be made.
     """
-    base = places.run_dir()
     pid = os.getpid()
-    path = base / f"{os.getpid()}-{secrets.token_hex(6)}"
+    path = _fresh_path()
     try:
         _make(path, several_ids=several_ids)
         yield Upper(part=ArgvPart(own=("--bind", str(path), UPPER)), path=path / "upper")
@@ -86,6 +84,10 @@ def directory_upper(*, several_ids: bool = False) -> Iterator[Upper]:
         if pid == os.getpid():
             foreign.remove_upper(path)
             janitor.SHARED.forget(path)
+
+
+def _fresh_path() -> Path:
+    return places.run_dir() / f"{os.getpid()}-{secrets.token_hex(6)}"
 
 
 def _make(path: Path, *, several_ids: bool) -> None:
@@ -120,8 +122,8 @@ def copied_upper(
     with directory_upper(several_ids=several_ids) as made:
         assert made.path is not None
         try:
-            for lower in lowers():
-                _copy(lower, made.path, {})
+            with opened(made.path, *lowers()) as (target, *sources):
+                trees.merge(sources, target, whole=True)
             given = measure(made.path)
         except OSError as error:
             raise HostError(
@@ -131,29 +133,78 @@ def copied_upper(
         yield Upper(part=made.part, path=made.path, root=bwrap.COPY, given=given)
 
 
-def _copy(source: Path, target: Path, linked: dict[tuple[int, int], Path]) -> None:
-    """Copy what a directory holds over another, as an overlay would show it, following no link."""
-    for entry in os.scandir(source):
-        place = target / entry.name
-        if entry.is_dir(follow_symlinks=False):
-            if place.is_symlink() or not place.is_dir():
-                place.unlink(missing_ok=True)
-                place.mkdir()
-            _copy(Path(entry.path), place, linked)
-        else:
-            # one that is there may be a link, and never is to be written through
-            place.unlink(missing_ok=True)
-            status = entry.stat(follow_symlinks=False)
-            known = linked.setdefault((status.st_dev, status.st_ino), place)
-            if known is not place:
-                os.link(known, place, follow_symlinks=False)
-                continue
-            if stat.S_ISFIFO(status.st_mode):
-                os.mkfifo(place)
-            else:
-                shutil.copyfile(entry.path, place, follow_symlinks=False)
-        # the directory's at the end: its own mode may forbid to write to it
-        shutil.copystat(entry.path, place, follow_symlinks=False)
+@contextlib.contextmanager
+def opened(*paths: Path) -> Iterator[tuple[int, ...]]:
+    """Yield descriptors of directories, closed with the block.
+
+    Raises:
+        OSError: One cannot be opened.
+    """
+    with contextlib.ExitStack() as stack:
+        fds = []
+        for path in paths:
+            fds.append(os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+            stack.callback(os.close, fds[-1])
+        yield tuple(fds)
+
+
+class Layer:
+    """A layer that never changes again, in a directory that goes with its last user."""
+
+    def __init__(self, path: Path, *, whole: bool) -> None:
+        """Own a directory with an `upper` in it, whose first user is the caller."""
+        self.path = path
+        self.whole = whole
+        """It is a copy of all below it as well."""
+        self._users = 1
+        self._owner = os.getpid()
+        self._lock = threading.Lock()
+
+    @property
+    def top(self) -> Path:
+        """The layer itself."""
+        return self.path / "upper"
+
+    def keep(self) -> Layer:
+        """Count one user more."""
+        with self._lock:
+            assert self._users, "it is gone"
+            self._users += 1
+        return self
+
+    def let_go(self) -> None:
+        """Count one user less, and remove it with the last."""
+        with self._lock:
+            self._users -= 1
+            last = self._users == 0
+        # a forked child has a copy of the count, and no part in the directory
+        if last and self._owner == os.getpid():
+            foreign.remove_upper(self.path)
+            janitor.SHARED.forget(self.path)
+
+
+def frozen(fill: Callable[[int], None], *, whole: bool) -> Layer:
+    """Return a layer that `fill` has filled, given a descriptor of it.
+
+    Raises:
+        HostError: It cannot be made.
+    """
+    path = _fresh_path()
+    try:
+        _make(path, several_ids=False)
+        with opened(path / "upper") as (top,):
+            fill(top)
+    except BaseException as error:
+        foreign.remove_upper(path)
+        janitor.SHARED.forget(path)
+        if not isinstance(error, OSError):
+            raise
+        raise HostError(
+            f"cannot keep the sandbox's files as a layer: {error.strerror} ({error.filename})",
+            hint=f"set {places.HOME_VARIABLE} to a directory of yours with space, on a local disk"
+            " (a container's own overlay takes no layers of deleted files)",
+        ) from error
+    return Layer(path, whole=whole)
 
 
 def upper(

@@ -37,8 +37,9 @@ os.execv(sys.argv[1], sys.argv[1:])
 """
 
 
-_cores = len(os.sched_getaffinity(0))
-_gate = threading.BoundedSemaphore(_cores + 1)
+STARTS_AT_ONCE = len(os.sched_getaffinity(0)) + 1
+"""One more than there are processors."""
+_gate = threading.BoundedSemaphore(STARTS_AT_ONCE)
 
 
 @contextlib.contextmanager
@@ -216,7 +217,7 @@ def _renew_lock() -> None:
     # a lock held by another thread at the moment of fork stays held in the child for ever
     global _lock, _gate
     _lock = threading.Lock()
-    _gate = threading.BoundedSemaphore(_cores + 1)
+    _gate = threading.BoundedSemaphore(STARTS_AT_ONCE)
 
 
 os.register_at_fork(after_in_child=_renew_lock)

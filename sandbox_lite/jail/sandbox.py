@@ -7,6 +7,8 @@ import dataclasses
 import os
 import threading
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from sandbox_lite.errors import LaunchError, SpecError
@@ -19,7 +21,9 @@ from sandbox_lite.jail import (
     layers,
     limits,
     nests,
+    process,
     served_files,
+    snapshots,
     subids,
 )  # fmt: skip
 from sandbox_lite.jail import network as networks
@@ -37,20 +41,21 @@ from sandbox_lite.jail.programs import find_bwrap
 from sandbox_lite.jail.pump import Drainer
 from sandbox_lite.jail.rootfs.store import Store
 from sandbox_lite.jail.shell import Shell
+from sandbox_lite.jail.snapshots import Freezer, Snapshot
 from sandbox_lite.jail.steps import finish
 from sandbox_lite.spec import Enforcement, Limits, Publish, SandboxSpec
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
-    from pathlib import Path
 
+    from sandbox_lite.jail.changes import Change
     from sandbox_lite.jail.egress.serving import Egress
     from sandbox_lite.jail.files import Files
     from sandbox_lite.jail.interaction import Interaction
-    from sandbox_lite.jail.layers import Upper
+    from sandbox_lite.jail.layers import Layer, Upper
     from sandbox_lite.jail.limits.backend import Box
     from sandbox_lite.jail.nest import Nest
-    from sandbox_lite.jail.rootfs.store import Rootfs
+    from sandbox_lite.jail.rootfs.store import Progress, Rootfs, RootfsInfo
     from sandbox_lite.jail.served_files import ServedFiles
     from sandbox_lite.jail.steps import Steps
     from sandbox_lite.jail.supervisor import Supervisor
@@ -75,6 +80,25 @@ def _published(ports: Mapping[int, int] | Sequence[Publish]) -> tuple[Publish, .
     return tuple(ports)
 
 
+def open_all(sandboxes: list[Sandbox]) -> list[Sandbox]:
+    """Open sandboxes, several at once, and return them; where one fails, none is left open.
+
+    Raises:
+        SandboxLiteError: See `Sandbox.open`.
+    """
+    try:
+        if len(sandboxes) == 1:
+            sandboxes[0].open()
+        elif sandboxes:
+            with ThreadPoolExecutor(process.STARTS_AT_ONCE) as threads:
+                list(threads.map(Sandbox.open, sandboxes))
+    except BaseException:
+        for one in sandboxes:
+            one.close()
+        raise
+    return sandboxes
+
+
 class Sandbox:
     """A computer for code that nobody has read: open it with `with`.
 
@@ -83,7 +107,7 @@ class Sandbox:
 
     def __init__(
         self,
-        rootfs: str | SandboxSpec = "standard",
+        rootfs: str | SandboxSpec | Snapshot = "standard",
         *,
         network: str | None = None,
         allow: Sequence[str] = (),
@@ -98,11 +122,12 @@ class Sandbox:
         allow_weaker: Collection[WeakerName] = (),
         require: str | None = None,
         store: Store | None = None,
+        snapshot: Snapshot | None = None,
     ) -> None:
         """Ask for a sandbox; it starts with the `with` block, or `open`.
 
         Args:
-            rootfs: A name in the store, `host`, or the whole request.
+            rootfs: A name in the store, `host`, the whole request, or a snapshot.
             network: `none`; through a proxy `packages` (indexes of pip, apt, npm), `web` (every
                 public host) or `allow`; `internet` (raw packets to public addresses, where the host
                 has pasta or slirp4netns); or `host` (unsafe: the host's own, loopback included).
@@ -123,10 +148,15 @@ class Sandbox:
                 `overlay`: a host without one may copy the rootfs for this sandbox.
             require: Who must hold the limits, such as `cgroup`; None takes the best there is.
             store: Where to look for the rootfs, if not in the user's own store.
+            snapshot: What its files and shells begin as, where another request than the
+                snapshot's own is made: another user, say, or network.
 
         Raises:
             SpecError: The request makes no sense.
         """
+        if isinstance(rootfs, Snapshot):
+            snapshot, rootfs = rootfs, rootfs.spec
+        self._snapshot = snapshot
         if isinstance(rootfs, SandboxSpec):
             self.spec = rootfs
         else:
@@ -147,12 +177,14 @@ class Sandbox:
         self._stack = contextlib.ExitStack()
         self._shells: dict[str, Shell] = {}
         self._shells_lock = threading.Lock()
+        self._freezing = threading.Lock()
         self._joined: commands.Command | None = None
         self._supervisor: Supervisor | None = None
         self._files: Files | None = None
         self._enforcement: Enforcement | None = None
         self._drainer: Drainer | None = None
         self._meter: Meter | None = None
+        self._freezer: Freezer | None = None
 
     def __enter__(self) -> Self:
         """Open the sandbox; see `open`."""
@@ -204,35 +236,45 @@ class Sandbox:
         if problem is not None:
             raise problem
         rootfs = stack.enter_context(self._store.lease(spec.rootfs))
+        base = self._base(stack, rootfs)
+        whole = any(layer.whole for layer in base)
         rung, probe = limits.choose(spec.require, bounded=spec.limits.bounded)
         path = find_bwrap()
         kind = spec.upper
         if kind == "auto":
-            kind = host.upper_kind(path, weaker="overlay" in spec.allow_weaker)
+            # a snapshot without an overlay goes on without one
+            weaker = "overlay" in spec.allow_weaker
+            kind = "copy" if whole else host.upper_kind(path, weaker=weaker)
+
+        def lowers() -> Sequence[Path]:
+            below = () if whole else commands.lowers(spec, rootfs)
+            return [*below, *(layer.top for layer in base)]
+
         upper = stack.enter_context(
-            layers.upper(
-                kind, spec.limits.disk_bytes, lambda: commands.lowers(spec, rootfs),
-                several_ids=self._several_ids,
-            )
-        )  # fmt: skip
+            layers.upper(kind, spec.limits.disk_bytes, lowers, several_ids=self._several_ids)
+        )
         asked = states.ask(spec.limits, kind, spec.mounts, several_ids=self._several_ids)
         found = states.states(spec.limits, probe.holds_for(asked), kind, asked)
         states.check(spec, found, probe, limits.remedy(rung))
         box = stack.enter_context(rung.box(asked))
         self._drainer = stack.enter_context(contextlib.closing(Drainer()))
-        self._supervisor = self._launched(stack, path, rootfs, upper, box)
+        frozen = () if kind == "copy" else tuple(layer.path for layer in base)
+        self._supervisor = self._launched(stack, path, rootfs, upper, box, frozen)
         proc = os.open(f"/proc/{self._supervisor.pid}/root/proc", _PLACE)
         stack.callback(os.close, proc)
         looks = self._opened_looks(stack, proc, self._supervisor)
         disk = self._opened_disk(stack, self._supervisor, upper, looks)
         processes = Processes(proc, others=None if looks is None else looks.memfds)
+        inside = Path(f"/proc/{self._supervisor.holder}/root{bwrap.UPPER}/upper")
+        top = inside if upper.path is None else upper.path
+        self._freezer = stack.enter_context(Freezer(top, base, processes, whole=kind == "copy"))
         self._watch(stack, self._supervisor, box, disk, processes)
         published = self._connected(stack, self._supervisor)
         self._open_inside(stack, self._supervisor)
         if self._several_ids:
             self._give_homes(etc.people(rootfs.lowers))
         self._enforcement = Enforcement(
-            rootfs=f"{rootfs.name} {rootfs.digest}".strip(),
+            rootfs=snapshots.label(rootfs),
             upper=kind,
             network=self._mode.name,
             reachable="" if self._policy is None else self._policy.summary(),
@@ -245,6 +287,16 @@ class Sandbox:
             backend=rung.name,
             limits=states.states(spec.limits, box.holds, kind, asked),
         )
+
+    def _base(self, stack: contextlib.ExitStack, rootfs: Rootfs) -> tuple[Layer, ...]:
+        """Return the frozen layers below, which are kept until the sandbox ends."""
+        if self._snapshot is None:
+            return ()
+        self._snapshot.check(self.spec, rootfs)
+        base = self._snapshot.keep()
+        for layer in base:
+            stack.callback(layer.let_go)
+        return base
 
     def _connected(
         self, stack: contextlib.ExitStack, supervisor: Supervisor
@@ -327,11 +379,17 @@ class Sandbox:
         stack.enter_context(dog.watching(meter))
 
     def _launched(
-        self, stack: contextlib.ExitStack, path: Path, rootfs: Rootfs, upper: Upper, box: Box
+        self,
+        stack: contextlib.ExitStack,
+        path: Path,
+        rootfs: Rootfs,
+        upper: Upper,
+        box: Box,
+        frozen: tuple[Path, ...],
     ) -> Supervisor:
         command = commands.join(
             self.spec, path, rootfs, upper,
-            filters=self._filters, proxied=self._policy is not None,
+            filters=self._filters, proxied=self._policy is not None, frozen=frozen,
         )  # fmt: skip
 
         def protect(one: Nest, first: int) -> Callable[[], object]:
@@ -429,9 +487,11 @@ class Sandbox:
             if name not in self._shells:
                 assert self._drainer is not None
                 assert self._meter is not None
+                states = {} if self._snapshot is None else self._snapshot.shells
                 self._shells[name] = Shell(
                     supervisor, self._drainer, self._meter,
                     name=name, output_bytes=self.spec.limits.output_bytes,
+                    state=states.get(name, b""),
                 )  # fmt: skip
             return self._shells[name]
 
@@ -613,6 +673,107 @@ class Sandbox:
         self._open_supervisor()
         assert self._meter is not None
         return self._meter.stats()
+
+    # -- branches -----------------------------------------------------------------------------
+
+    def snapshot(self) -> Snapshot:
+        """Freeze files and shells as they are now, and go on.
+
+        The processes are stopped for that moment. What they hold in memory, /dev/shm and further
+        mounts are no part of it. A command that runs in another thread is waited for, unless
+        `exec` runs it.
+
+        Returns:
+            The snapshot, to be closed; where nothing has changed since the last one it shares its
+            layers and costs next to nothing.
+
+        Raises:
+            HostError: There is no room for it, or a process cannot be stopped.
+            ShellDiedError: A shell does not tell its state.
+            SpecError: The sandbox has ids of its own.
+            SandboxClosedError: It is closed.
+        """
+        supervisor = self._open_supervisor()
+        snapshots.check_ids(self.spec)
+        assert self._freezer is not None
+        assert self._meter is not None
+        assert self._enforcement is not None
+        with supervisor.in_use(), self._freezing, contextlib.ExitStack() as stack:
+            with self._shells_lock:
+                shells = dict(self._shells)
+            pids = {shell.pid for shell in shells.values()}
+            frozen = self._freezer.unchanged(self._begun(), pids)
+            if frozen is None:
+                states = {name: stack.enter_context(one.quiet()) for name, one in shells.items()}
+                pids = {shell.pid for shell in shells.values()}
+                frozen = self._freezer.freeze(self._begun(), pids, states)
+            kept, told = frozen
+            return Snapshot(
+                spec=self.spec, rootfs=self._enforcement.rootfs, layers=kept, shells=told
+            )
+
+    def _begun(self) -> tuple[int, int]:
+        assert self._meter is not None
+        assert self._files is not None
+        return self._meter.begun, self._files.writes
+
+    def fork(self, count: int = 1) -> list[Sandbox]:
+        """Return so many open sandboxes that begin as this one is now, each to be closed.
+
+        They are independent of it and of each other. Ports that it publishes are published under
+        free ports of the host.
+
+        Raises:
+            HostError: See `snapshot` and `open`, as for all others.
+        """
+        with self.snapshot() as snapshot:
+            spec = dataclasses.replace(
+                self.spec,
+                publish=tuple(dataclasses.replace(one, port=0) for one in self.spec.publish),
+            )
+            return open_all(
+                [Sandbox(spec, snapshot=snapshot, store=self._store) for _ in range(count)]
+            )
+
+    def rollback(self, snapshot: Snapshot) -> None:
+        """Bring files and shells back to what they were; every process ends.
+
+        The sandbox starts anew: its wall time, its requests and the limit of its disk too.
+
+        Raises:
+            SpecError: The snapshot is closed, or of another kind of sandbox.
+            HostError: See `open`, as for all others; the sandbox is closed then.
+        """
+        self._open_supervisor()
+        snapshot.check(self.spec)
+        # whoever closes it meanwhile, or has closed it once the sandbox is opened again
+        with snapshot.kept():
+            self.close()
+            self._supervisor, self._egress = None, None
+            self._snapshot = snapshot
+            self.open()
+
+    def diff(self, snapshot: Snapshot) -> tuple[Change, ...]:
+        """Return what differs from a snapshot: added, changed and deleted files with their sizes.
+
+        Raises:
+            SpecError: The snapshot is closed, or of another kind of sandbox.
+            HostError: See `snapshot`.
+        """
+        snapshot.check(self.spec)
+        with self.snapshot() as now, self._store.lease(self.spec.rootfs) as rootfs:
+            return snapshots.diff(snapshot, now, commands.lowers(self.spec, rootfs))
+
+    def commit(self, name: str, *, progress: Progress | None = None) -> RootfsInfo:
+        """Make a rootfs of that name of what the sandbox shows now, in its store.
+
+        Raises:
+            SpecError: It is no name, or the sandbox shows the host's own files.
+            RootfsError: The store cannot be written.
+            HostError: See `snapshot`.
+        """
+        with self.snapshot() as now, self._store.lease(self.spec.rootfs) as rootfs:
+            return snapshots.commit(now, rootfs, self._store, name, progress)
 
     @staticmethod
     def connect(name: str) -> KeptSandbox:

@@ -85,6 +85,7 @@ class Shell:
         *,
         name: str,
         output_bytes: int,
+        state: bytes = b"",
     ) -> None:
         if re.fullmatch(r"[A-Za-z0-9_-]{1,32}", name) is None:
             raise SpecError(f"not a shell name: {name!r}", hint="use letters, digits, - and _")
@@ -97,12 +98,17 @@ class Shell:
         self._busy = False
         self._number = 0
         self._generation = 0
-        self._bash: Bash | None = self._start(b"")
+        self._bash: Bash | None = self._start(state)
 
     @property
     def cwd(self) -> str:
         """The shell's directory, as far as it has said."""
         return "" if self._bash is None else self._bash.cwd
+
+    @property
+    def pid(self) -> int:
+        """The jail's own pid of it; 0 where it is closed."""
+        return 0 if self._bash is None else self._bash.pid
 
     def _start(self, state: bytes) -> Bash:
         self._generation += 1
@@ -221,6 +227,26 @@ class Shell:
             call.pump.turn(0)
             return not call.pump.opened and not self._meter.expired
         return False
+
+    @contextlib.contextmanager
+    def quiet(self) -> Iterator[bytes]:
+        """Keep it from running commands until the block ends, and yield its state as bash code.
+
+        Raises:
+            SandboxClosedError: The sandbox is closed.
+            ShellDiedError: It ended, or does not tell its state.
+        """
+        with self._alone():
+            self._supervisor.check_open()
+            self._number += 1
+            state = self._ready().ask_state(self._number)
+            if state is None:
+                raise ShellDiedError(
+                    f"shell {self.name!r} does not tell its state: it ended, is out of order, or"
+                    " holds more than 64 MiB of variables and functions",
+                    hint="unset what is large, or run `exit` in it for a fresh one",
+                )
+            yield state
 
     @contextlib.contextmanager
     def interact(self, command: str | bytes) -> Iterator[Interaction]:

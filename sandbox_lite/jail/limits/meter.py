@@ -144,6 +144,8 @@ class Meter:
         self._dying: int | None = None
         self._rest: _Rest | None = None
         self.started = time.monotonic()
+        self.begun = 0
+        """Commands so far."""
         self.expired = False
         """The wall time is over, and with it the sandbox."""
 
@@ -174,6 +176,7 @@ class Meter:
             root: Its shell or program, by the jail's pid; None if that has ended already.
         """
         with self._lock:
+            self.begun += 1
             span = self._begin(root)
             self._spans.append(span)
         if self._dormant:

@@ -119,6 +119,15 @@ class Processes:
         self._clocks = clocks
         return found
 
+    def states(self) -> dict[int, int]:
+        """Return the state of every process, a letter of proc(5)."""
+        found = {}
+        for pid in self.pids():
+            with contextlib.suppress(OSError, IndexError):
+                # after the second field, which may hold blanks and parentheses
+                found[pid] = self._read(pid, "stat").rpartition(b")")[2].split(maxsplit=1)[0][0]
+        return found
+
     # -- memory -------------------------------------------------------------------------------
 
     def _place(self, pid: int) -> tuple[str, int, int]:

@@ -20,6 +20,7 @@ from sandbox_lite.jail.rootfs import mirror as mirrors
 from sandbox_lite.jail.rootfs import release as releases
 from sandbox_lite.jail.rootfs.buildjail import BuildJail
 from sandbox_lite.jail.rootfs.download import Downloads, Wanted
+from sandbox_lite.jail.rootfs.info import installed
 from sandbox_lite.jail.rootfs.layout import CLEAN, base_files
 from sandbox_lite.jail.rootfs.packages import Index, decompress
 from sandbox_lite.jail.rootfs.store import explained
@@ -320,14 +321,7 @@ class _Build:
 
     def versions(self) -> Mapping[str, str]:
         """Return the version of every package in the tree, those of pip as `pip:NAME`."""
-        found = {}
-        status = (self.tree / "var/lib/dpkg/status").read_text(errors="replace")
-        for paragraph in status.split("\n\n"):
-            name = re.search(r"^Package: (\S+)$", paragraph, re.M)
-            version = re.search(r"^Version: (\S+)$", paragraph, re.M)
-            if name and version and "\nStatus: install ok installed" in paragraph:
-                found[name[1]] = version[1]
-        return {**found, **self.pip_versions}
+        return {**installed(self.tree), **self.pip_versions}
 
     # -- packages on their way -----------------------------------------------------------------
 

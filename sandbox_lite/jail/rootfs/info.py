@@ -139,3 +139,18 @@ def check_name(name: str) -> None:
             f"not a rootfs name: {name!r}",
             hint="use lower-case letters, digits, dots, dashes and underscores",
         )
+
+
+def installed(tree: Path) -> dict[str, str]:
+    """Return the version of every package that dpkg has installed in a tree."""
+    found: dict[str, str] = {}
+    try:
+        status = (tree / "var/lib/dpkg/status").read_text(errors="replace")
+    except FileNotFoundError:
+        return found
+    for paragraph in status.split("\n\n"):
+        name = re.search(r"^Package: (\S+)$", paragraph, re.M)
+        version = re.search(r"^Version: (\S+)$", paragraph, re.M)
+        if name and version and "\nStatus: install ok installed" in paragraph:
+            found[name[1]] = version[1]
+    return found
