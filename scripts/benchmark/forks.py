@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import contextlib
+from typing import TYPE_CHECKING
 
 from benchmark import names
 from sandbox_lite import Sandbox
@@ -16,14 +17,12 @@ _NAMES = {1: names.FORK_FIRST, 16: names.FORK_16, 64: names.FORK_64}
 
 def forks(bench: Bench) -> None:
     """Fork on and on, each with a file of its own; at some depths fork many at once."""
-    if not hasattr(Sandbox, "fork"):
-        bench.notes.skip("snapshots and forks", "this version has none")
-        return
-    current: Any = Sandbox(bench.rootfs).open()
+    current = Sandbox(bench.rootfs).open()
     try:
         for depth in range(1, max(bench.amounts.depths) + 1):
             current.run(f"echo {depth} >/root/{depth}")
             if depth in bench.amounts.depths:
+                _many_anew(bench)
                 _many(bench, current, depth)
             (following,) = current.fork(1)
             current.close()
@@ -32,7 +31,15 @@ def forks(bench: Bench) -> None:
         current.close()
 
 
-def _many(bench: Bench, sandbox: Any, depth: int) -> None:
+def _many_anew(bench: Bench) -> None:
+    """Start as many, one after the other, and keep them: what forks are compared with."""
+    with contextlib.ExitStack() as stack:
+        for _ in range(_FORKS):
+            one = stack.enter_context(contextlib.closing(Sandbox(bench.rootfs)))
+            bench.notes.time(names.MANY_COLD, one.open)
+
+
+def _many(bench: Bench, sandbox: Sandbox, depth: int) -> None:
     made: list[Sandbox] = []
     try:
         bench.notes.time(_NAMES[depth], lambda: made.extend(sandbox.fork(_FORKS)), _FORKS)

@@ -24,7 +24,8 @@ _OWN = (
     names.COLD, names.SMALL_HOST, names.LARGE_HOST, names.MANY_MOUNTS, names.WARM, names.CLOSE,
     names.BUILTIN, names.EXTERNAL, names.EXEC, names.AFTER_EXIT, names.LONG_COMMAND,
     names.FILE_READ, names.FILE_WRITE, names.ALIVE_TRIP, names.SNAPSHOT_CLEAN,
-    names.SNAPSHOT_DIRTY, names.ROLLBACK, names.FORK_FIRST, names.FORK_16, names.FORK_64,
+    names.SNAPSHOT_DIRTY, names.ROLLBACK, names.MANY_COLD, names.FORK_FIRST, names.FORK_16,
+    names.FORK_64,
     names.OUTPUT_100_MB, names.OUTPUT_1_GB,
 )  # fmt: skip
 _COLOURS = ("#1f6f8b", "#d1603d", "#5b8c5a", "#7d5ba6")
