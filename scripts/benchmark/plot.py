@@ -44,7 +44,7 @@ def _label(report: Report) -> str:
 def _legend(axes: Axes) -> None:
     """Put it below, where it hides nothing."""
     axes.legend(
-        loc="upper center", bbox_to_anchor=(0.5, 0), borderaxespad=4, ncols=5, frameon=False
+        loc="upper center", bbox_to_anchor=(0.5, 0), borderaxespad=4, ncols=3, frameon=False
     )
 
 
@@ -63,7 +63,7 @@ def _own(axes: Axes, reports: Sequence[Report]) -> None:
         for row, height in zip(rows, heights, strict=True):
             axes.annotate(
                 f"{row.p50:.2g}" if row.p50 < 10 else f"{row.p50:,.0f}", (row.p99, height),
-                xytext=(5, 0), textcoords="offset points", va="center", fontsize=7, color=colour,
+                xytext=(8, 0), textcoords="offset points", va="center", fontsize=7, color=colour,
             )  # fmt: skip
     bars = {bar.name: bar.most for bar in BARS if bar.most is not None and bar.name in places}
     axes.plot(
