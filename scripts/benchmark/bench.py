@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import resource
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -29,6 +30,10 @@ class Amounts:
     """Of a peer's turns, all together."""
 
 
+_DESCRIPTORS_EACH = 21
+"""A sandbox takes 16, and a command 5 more."""
+_DESCRIPTORS_BESIDE = 200
+
 QUICK = Amounts(
     rounds=12, large=6, outputs_mb=(100,), outputs=1, parallel=(1, 16), rate_seconds=1.0,
     alive=100, depths=(1,), peer_seconds=0,
@@ -46,3 +51,11 @@ class Bench:
     warming: bool = False
     """What is noted will be thrown away."""
     stack: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
+
+    def room(self, wanted: int) -> int:
+        """Return so many, or as many sandboxes as descriptors can be had for."""
+        free = resource.getrlimit(resource.RLIMIT_NOFILE)[0] - _DESCRIPTORS_BESIDE
+        found = max(1, min(wanted, free // _DESCRIPTORS_EACH))
+        if found < wanted:
+            self.notes.skip(f"{wanted} at once", f"there are descriptors for {found} (ulimit -Hn)")
+        return found

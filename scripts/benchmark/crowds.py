@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import resource
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -22,8 +21,6 @@ if TYPE_CHECKING:
     from benchmark.bench import Bench
 
 _SLICES = 2
-_DESCRIPTORS_EACH = 16
-_DESCRIPTORS_BESIDE = 200
 _ASYNC = 64
 _SETTLING_SECONDS = 1.0
 
@@ -56,7 +53,8 @@ def rates(bench: Bench) -> None:
             sandbox.run("echo hi")
 
     best: dict[str, list[float]] = {names.BEST_RATE: [], names.REFERENCE_BEST_RATE: []}
-    for parallel in bench.amounts.parallel:
+    for wanted in bench.amounts.parallel:
+        parallel = bench.room(wanted)
         for name, top, once in (
             (names.RATE, names.BEST_RATE, ours),
             (names.REFERENCE_RATE, names.REFERENCE_BEST_RATE, lambda: used_reference(bench.tree)),
@@ -85,12 +83,7 @@ def note_memory(bench: Bench, name: str, megabytes: float) -> None:
 
 def alive(bench: Bench) -> None:
     """Keep many open; note what each takes, and how quick each answers."""
-    room = (
-        resource.getrlimit(resource.RLIMIT_NOFILE)[0] - _DESCRIPTORS_BESIDE
-    ) // _DESCRIPTORS_EACH
-    count = min(bench.amounts.alive, max(room, 1))
-    if count < bench.amounts.alive:
-        bench.notes.skip(f"{bench.amounts.alive} sandboxes at once", f"descriptors for {count}")
+    count = bench.room(bench.amounts.alive)
     with Sandbox(bench.rootfs):
         pass  # what all share is loaded
     before = available_bytes()
@@ -109,13 +102,14 @@ def alive(bench: Bench) -> None:
 def loop(bench: Bench) -> None:
     """Run builtins in many sandboxes of one asyncio loop."""
     for _ in range(_SLICES):
-        value = asyncio.run(_commands_a_second(bench.rootfs, bench.amounts.rate_seconds / _SLICES))
+        seconds = bench.amounts.rate_seconds / _SLICES
+        value = asyncio.run(_commands_a_second(bench.rootfs, bench.room(_ASYNC), seconds))
         bench.notes.add(names.ASYNC_RATE, value, "/s")
 
 
-async def _commands_a_second(rootfs: str, seconds: float) -> float:
+async def _commands_a_second(rootfs: str, count: int, seconds: float) -> float:
     async with contextlib.AsyncExitStack() as stack:
-        boxes = [await stack.enter_async_context(AsyncSandbox(rootfs)) for _ in range(_ASYNC)]
+        boxes = [await stack.enter_async_context(AsyncSandbox(rootfs)) for _ in range(count)]
         began = time.monotonic()
 
         async def work(box: AsyncSandbox) -> int:

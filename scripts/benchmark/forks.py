@@ -34,15 +34,16 @@ def forks(bench: Bench) -> None:
 def _many_anew(bench: Bench) -> None:
     """Start as many, one after the other, and keep them: what forks are compared with."""
     with contextlib.ExitStack() as stack:
-        for _ in range(_FORKS):
+        for _ in range(bench.room(_FORKS)):
             one = stack.enter_context(contextlib.closing(Sandbox(bench.rootfs)))
             bench.notes.time(names.MANY_COLD, one.open)
 
 
 def _many(bench: Bench, sandbox: Sandbox, depth: int) -> None:
     made: list[Sandbox] = []
+    count = bench.room(_FORKS)
     try:
-        bench.notes.time(_NAMES[depth], lambda: made.extend(sandbox.fork(_FORKS)), _FORKS)
+        bench.notes.time(_NAMES[depth], lambda: made.extend(sandbox.fork(count)), count)
         for one in made:
             assert one.run(f"cat /root/{depth}").stdout == f"{depth}\n"
     finally:
