@@ -116,12 +116,17 @@ def arguments() -> argparse.Namespace:
 def main() -> int:
     """Measure, print, write."""
     asked = arguments()
-    asked.out.mkdir(parents=True, exist_ok=True)
     if asked.merge:
-        reports = [Report.read(path) for path in asked.merge]
+        try:
+            reports = [Report.read(path) for path in asked.merge]
+        except (OSError, ValueError) as error:
+            print(f"scripts/bench: error: {error}", file=sys.stderr)
+            return 2
+        asked.out.mkdir(parents=True, exist_ok=True)
         print(*table.beside(reports), sep="\n")
         draw(reports, asked.out / "bench-merged")
         return 0
+    asked.out.mkdir(parents=True, exist_ok=True)
     # many at once take many descriptors
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
