@@ -1,0 +1,123 @@
+"""The bars: what each measure must reach. One line each; `judge` says which are met."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from benchmark import names
+from benchmark.peers import PEERS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from benchmark.samples import Report, Row
+
+LEAST_RUNS_FOR_P99 = 50
+"""Of fewer runs the worst says nothing that a next run would repeat."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bar:
+    """What one measure must reach; all that is given must hold."""
+
+    name: str
+    most: float | None = None
+    """Of the median, in the measure's own unit."""
+    p99: float | None = None
+    """The same of the 99th percentile."""
+    least: float | None = None
+    """Of the median, where more is better."""
+    ratio: float | None = None
+    """The median is at most so many times that of `to`, in the same run; at least, with `least`."""
+    to: str = names.BWRAP
+    plus: float = 0.0
+    """Allowed on top of `ratio`."""
+
+
+BARS: tuple[Bar, ...] = (
+    Bar(name=names.COLD, most=6.5, p99=12, ratio=1.5),
+    Bar(name=names.LARGE_HOST, ratio=1.3, to=names.SMALL_HOST),
+    Bar(name=names.MANY_MOUNTS, ratio=1.3, to=names.SMALL_HOST),
+    Bar(name=names.WARM, most=0.5, p99=3),
+    Bar(name=names.BUILTIN, most=0.15),
+    Bar(name=names.EXTERNAL, most=1.3),
+    Bar(name=names.LONG_COMMAND, most=4),
+    Bar(name=names.OUTPUT_1_GB, most=1500),
+    Bar(name=names.OUTPUT_MEMORY, most=16),
+    Bar(name=names.OUTPUT_LEFT, most=4),
+    Bar(name=names.CLOSE, most=2),
+    Bar(name=names.FILE_READ, most=0.1),
+    Bar(name=names.FILE_WRITE, most=0.1),
+    Bar(name=names.BEST_RATE, least=220, ratio=0.7, to=names.REFERENCE_BEST_RATE),
+    Bar(name=names.IDLE_MEMORY, most=1.5),
+    Bar(name=names.ALIVE_TRIP, most=1),
+    Bar(name=names.SNAPSHOT_CLEAN, most=0.1),
+    Bar(name=names.SNAPSHOT_DIRTY, ratio=1.3, to=names.COPY, plus=5),
+    Bar(name=names.FORK_FIRST, ratio=1, to=names.MANY_COLD),
+    Bar(name=names.FORK_16, ratio=1, to=names.MANY_COLD),
+    Bar(name=names.FORK_64, ratio=1, to=names.MANY_COLD),
+    Bar(name=names.ASYNC_RATE, least=8000),
+    Bar(name=names.COLD, ratio=1 / 30, to=names.PEER_COLD.format("docker")),
+    Bar(name=names.COLD, ratio=1 / 70, to=names.PEER_COLD.format("llm-in-sandbox")),
+    Bar(name=names.BUILTIN, ratio=1 / 50, to=names.PEER_COMMAND.format("llm-in-sandbox")),
+    Bar(name=names.CLOSE, ratio=1 / 1000, to=names.PEER_CLOSE.format("llm-in-sandbox")),
+    # ahead of every one that isolates
+    *(
+        Bar(name=ours, ratio=1, to=theirs.format(peer.name))
+        for peer in PEERS
+        if peer.isolates
+        for ours, theirs in (
+            (names.BUILTIN, names.PEER_COMMAND),
+            (names.WARM, names.PEER_COLD),
+            (names.IDLE_MEMORY, names.PEER_MEMORY),
+        )
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """Whether one bar is met."""
+
+    row: Row
+    value: float
+    bound: float
+    text: str
+    """What was asked for."""
+    at_least: bool = False
+
+    def met(self, slack: float = 1.0) -> bool:
+        """Return whether it is met, or missed by less than so many times."""
+        if self.at_least:
+            return self.value >= self.bound / slack
+        return self.value <= self.bound * slack
+
+
+def judge(report: Report) -> Iterator[Verdict]:
+    """Yield a verdict for everything that a bar asks of what was measured."""
+    for bar in BARS:
+        row = report.row(bar.name)
+        if row is None:
+            continue
+        if bar.most is not None:
+            yield Verdict(row=row, value=row.p50, bound=bar.most, text=f"<= {bar.most:g}")
+        if bar.least is not None:
+            text = f">= {bar.least:g}"
+            yield Verdict(row=row, value=row.p50, bound=bar.least, text=text, at_least=True)
+        if bar.p99 is not None and row.runs >= LEAST_RUNS_FOR_P99:
+            yield Verdict(row=row, value=row.p99, bound=bar.p99, text=f"p99 <= {bar.p99:g}")
+        other = report.row(bar.to)
+        if bar.ratio is not None and other is not None:
+            yield _relative(bar, row, other)
+
+
+def _relative(bar: Bar, row: Row, other: Row) -> Verdict:
+    assert bar.ratio is not None
+    more = bar.least is not None
+    times = f"{bar.ratio:g}x" if bar.ratio >= 0.1 else f"1/{1 / bar.ratio:.0f} of"
+    plus = f" + {bar.plus:g}" if bar.plus else ""
+    return Verdict(
+        row=row, value=row.p50, bound=bar.plus + bar.ratio * other.p50,
+        text=f"{'>=' if more else '<='} {times} {other.name}{plus}", at_least=more,
+    )  # fmt: skip
