@@ -258,6 +258,11 @@ class AsyncSandbox:
         return self._sandbox.enforcement
 
     @property
+    def alive(self) -> bool:
+        """See `Sandbox.alive`."""
+        return self._sandbox.alive
+
+    @property
     def pid(self) -> int:
         """Host pid of the sandbox's process 1."""
         return self._sandbox.pid
