@@ -13,6 +13,7 @@ import typer
 
 import sandbox_lite
 from sandbox_lite.cli import (
+    branches,
     config,
     demo,
     doctor,
@@ -102,6 +103,8 @@ for name, command in (
     ("diff", workspace.diff),
     ("apply", workspace.apply),
     ("discard", workspace.discard),
+    ("snapshot", branches.snapshot),
+    ("commit", branches.commit),
     ("doctor", doctor.doctor),
 ):
     settings = {"allow_interspersed_args": False} if name == "exec" else {}

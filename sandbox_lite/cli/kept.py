@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 _DEFAULT_TTL = "8h"
+_WORKDIR = "/testbed"
 _STATS_SECONDS = 1.0
 _FOLLOW_SECONDS = 0.2
 
@@ -82,13 +83,16 @@ def create(
     ids: IdsOption = None,
     env: Env = None,
     mount: Mounts = None,
-    workdir: Workdir = "/testbed",
+    workdir: Workdir = _WORKDIR,
     workspace: workspaces.Workspace = None,
     workspace_git: workspaces.Git = False,
     memory: Memory = None,
     cpus: Cpus = None,
     pids: Pids = None,
     disk: Disk = None,
+    snapshot: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Begin as the snapshot in it.")
+    ] = None,
     allow_weaker: Weaker = None,
 ) -> int:
     """Make a sandbox that stays, for any program of yours to work in, until its time is over.
@@ -101,8 +105,12 @@ def create(
       sandbox-lite rm work
       sandbox-lite create --name fix --workspace .   then: diff fix, apply fix, discard fix
     """
-    from sandbox_lite.jail import keeper
+    from sandbox_lite.jail import keeper, snapshot_archive
 
+    if snapshot is not None:
+        was = snapshot_archive.describe(snapshot)
+        rootfs, workdir = rootfs or was.name, was.workdir if workdir == _WORKDIR else workdir
+        user = was.user if user == "root" else user
     settings = config.load(
         {
             "rootfs": rootfs, "network": network, "allow": allow, "allow_private": allow_private,
@@ -117,7 +125,7 @@ def create(
         mounts=(*workspaces.mounts(workspace, workdir, git=workspace_git), *mounts(mount or ())),
         limits=settings.limits(None), allow_weaker=weaker(allow_weaker),
     )  # fmt: skip
-    record = keeper.create(name, spec, ttl_seconds=seconds_of(ttl))
+    record = keeper.create(name, spec, ttl_seconds=seconds_of(ttl), snapshot=snapshot)
     with _connected(name) as sandbox:
         say_in_force(sandbox.enforcement)
     ends = "" if record.ends is None else f"; it ends in {_span(record.ends - time.time())}"

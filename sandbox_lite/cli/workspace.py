@@ -176,23 +176,47 @@ def diff(
 ) -> int:
     """List what a sandbox changed in its workspace: A added, M changed, D deleted, with sizes.
 
+    Of a kept sandbox without a workspace, what it changed in its own files since its start.
+
     \b
     Examples:
       sandbox-lite diff work
       sandbox-lite diff work --patch src
       sandbox-lite diff runs/20260101-120000-fix-it --json | jq .path
     """
+    own = None if patch or paths else _own_changes(where)
+    if own is not None:
+        _list(own, as_json=as_json)
+        return 0
     with _found(where) as found:
         if patch:
             for piece in found.patch(paths or ()):
                 _print_patch(piece)
             return 0
-        for one in found.chosen(paths or ()):
-            if as_json:
-                emit(dataclasses.asdict(one))
-            else:
-                print(_line(one))
+        _list(found.chosen(paths or ()), as_json=as_json)
     return 0
+
+
+def _own_changes(where: str) -> tuple[Change, ...] | None:
+    """Return what a kept sandbox without a workspace changed; None where it has one, or is none."""
+    if _saved(where) is not None:
+        return None
+    from sandbox_lite.jail.kept.client import KeptSandbox
+
+    with KeptSandbox(where) as sandbox:
+        try:
+            sandbox.workspace().changes()
+        except SpecError:
+            return sandbox.diff()
+    return None
+
+
+def _list(changes: Sequence[Change], *, as_json: bool) -> None:
+    for one in changes:
+        if as_json:
+            emit(dataclasses.asdict(one))
+        else:
+            print(_line(one))
 
 
 def _print_patch(piece: bytes) -> None:

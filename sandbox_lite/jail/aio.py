@@ -322,7 +322,7 @@ class AsyncSandbox:
         for name in self._turns.keys() - {"main"}:
             del self._turns[name]
 
-    async def diff(self, snapshot: Snapshot) -> tuple[Change, ...]:
+    async def diff(self, snapshot: Snapshot | None = None) -> tuple[Change, ...]:
         """Return what differs from a snapshot; see `Sandbox.diff`."""
         async with self._alone():
             return await in_thread("snapshots", partial(self._sandbox.diff, snapshot))

@@ -28,6 +28,7 @@ from sandbox_lite.jail.kept.registry import Record
 from sandbox_lite.jail.owner import Owner
 from sandbox_lite.jail.removal import remove_tree
 from sandbox_lite.jail.sandbox import Sandbox
+from sandbox_lite.jail.snapshots import Snapshot
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,13 +44,16 @@ _PAUSE_SECONDS = 0.05
 _PROGRAM = "from sandbox_lite.jail.keeper import serve; serve()"
 
 
-def create(name: str, spec: SandboxSpec, *, ttl_seconds: float | None) -> Record:
+def create(
+    name: str, spec: SandboxSpec, *, ttl_seconds: float | None, snapshot: Path | None = None
+) -> Record:
     """Start a keeper with a sandbox, and wait until it takes callers.
 
     Args:
         name: What it is called from now on.
         spec: What is asked for.
         ttl_seconds: When it ends, from now on; None is never.
+        snapshot: The file of the snapshot that it begins as.
 
     Returns:
         What is known of it.
@@ -61,15 +65,20 @@ def create(name: str, spec: SandboxSpec, *, ttl_seconds: float | None) -> Record
     registry.prune()
     path = registry.make(name)
     try:
-        return _start(name, spec, ttl_seconds)
+        return _start(name, spec, ttl_seconds, snapshot)
     except BaseException:
         with contextlib.suppress(OSError):
             remove_tree(path)
         raise
 
 
-def _start(name: str, spec: SandboxSpec, ttl_seconds: float | None) -> Record:
-    order = {"name": name, "spec": wire.spec_to_json(spec), "ttl": ttl_seconds}
+def _start(
+    name: str, spec: SandboxSpec, ttl_seconds: float | None, snapshot: Path | None
+) -> Record:
+    order = {
+        "name": name, "spec": wire.spec_to_json(spec), "ttl": ttl_seconds,
+        "snapshot": snapshot and str(snapshot.absolute()),
+    }  # fmt: skip
     package = str(Path(__file__).resolve().parents[2])
     search = os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH"))))
     # the order comes by a pipe: variables in it must not show in the host's process list
@@ -126,13 +135,22 @@ def serve() -> None:
         signal.signal(number, signal.SIG_IGN)
     name = order["name"]
     try:
-        with Sandbox(wire.spec_from_json(order["spec"])) as sandbox, _bound(name) as listener:
+        spec = wire.spec_from_json(order["spec"])
+        with _sandbox(spec, order["snapshot"]) as sandbox, _bound(name) as listener:
             _Keeper(sandbox, listener, name, order["ttl"]).run()
     except SandboxLiteError as error:
         _say(wire.error_to_json(error))
     finally:
         with contextlib.suppress(OSError):
             remove_tree(registry.base() / name)
+
+
+def _sandbox(spec: SandboxSpec, snapshot: str | None) -> Sandbox:
+    if snapshot is None:
+        return Sandbox(spec)
+    # open, it has its own share in what the snapshot holds
+    with Snapshot.load(Path(snapshot), spec) as loaded:
+        return Sandbox(loaded).open()
 
 
 def _say(data: dict[str, Any]) -> None:
@@ -342,6 +360,23 @@ class _Keeper:
             )
             wire.send_json(connection, dataclasses.asdict(report))
 
+    def diff(self, connection: socket.socket, request: wire.Json) -> None:
+        """Tell what changed since the start."""
+        del request
+        changes = [dataclasses.asdict(one) for one in self._sandbox.diff()]
+        wire.send_json(connection, {"changes": changes})
+
+    def snapshot(self, connection: socket.socket, request: wire.Json) -> None:
+        """Write a snapshot to a file."""
+        with self._sandbox.snapshot() as snapshot:
+            snapshot.export(Path(request["path"]))
+        wire.send_json(connection, {"written": True})
+
+    def commit(self, connection: socket.socket, request: wire.Json) -> None:
+        """Make a rootfs of it."""
+        info = self._sandbox.commit(request["rootfs"])
+        wire.send_json(connection, {"info": json.loads(info.to_json())})
+
     def _log(self, how: str, result: CommandResult) -> None:
         line = {
             "time": round(time.time(), 3), "how": how, "command": result.command[:_LOGGED_BYTES],
@@ -366,6 +401,9 @@ _HANDLERS: dict[str, Callable[[_Keeper, socket.socket, wire.Json], None]] = {
     "exec": _Keeper.execute,
     "interact": _Keeper.interact,
     "workspace": _Keeper.workspace,
+    "diff": _Keeper.diff,
+    "snapshot": _Keeper.snapshot,
+    "commit": _Keeper.commit,
 }
 
 

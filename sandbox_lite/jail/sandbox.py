@@ -768,6 +768,20 @@ class Sandbox:
                 spec=self.spec, rootfs=self._enforcement.rootfs, layers=kept, shells=told
             )
 
+    def _start(self) -> Snapshot:
+        """Return a snapshot of what was there before the first command."""
+        self._open_supervisor()
+        assert self._freezer is not None
+        assert self._enforcement is not None
+        if self._enforcement.upper == "copy":
+            raise SpecError(
+                "what a copy was at its start is not known", hint="take a snapshot right after it"
+            )
+        return Snapshot(
+            spec=self.spec, rootfs=self._enforcement.rootfs, shells={},
+            layers=tuple(layer.keep() for layer in self._freezer.base),
+        )  # fmt: skip
+
     def _states(self) -> Mapping[str, bytes]:
         """Return what its shells begin with."""
         if self._snapshot is None:
@@ -823,13 +837,19 @@ class Sandbox:
             self._snapshot = snapshot
             self.open()
 
-    def diff(self, snapshot: Snapshot) -> tuple[Change, ...]:
+    def diff(self, snapshot: Snapshot | None = None) -> tuple[Change, ...]:
         """Return what differs from a snapshot: added, changed and deleted files with their sizes.
+
+        Args:
+            snapshot: Which; None is what the sandbox was at its start.
 
         Raises:
             SpecError: The snapshot is closed, or of another kind of sandbox.
             HostError: See `snapshot`.
         """
+        if snapshot is None:
+            with self._start() as start:
+                return self.diff(start)
         snapshot.check(self.spec)
         with self.snapshot() as now, self._store.lease(self.spec.rootfs) as rootfs:
             return snapshots.diff(snapshot, now, commands.lowers(self.spec, rootfs))

@@ -256,6 +256,23 @@ def load(source: Path) -> tuple[Description, tuple[Layer, ...]]:
         RootfsError: It is damaged, or no snapshot.
         HostError: It cannot be read, or there is no room for it.
     """
+    with _reading(source) as tar:
+        return _loaded(tar)
+
+
+def describe(source: Path) -> Description:
+    """Return what the snapshot in a file is beside its files.
+
+    Raises:
+        RootfsError: It is damaged, or no snapshot.
+        HostError: It cannot be read.
+    """
+    with _reading(source) as tar:
+        return _head(tar, iter(tar))
+
+
+@contextlib.contextmanager
+def _reading(source: Path) -> Iterator[tarfile.TarFile]:
     import zstandard
 
     with _explained(f"open the snapshot {source}"), source.open("rb") as file:
@@ -264,18 +281,22 @@ def load(source: Path) -> tuple[Description, tuple[Layer, ...]]:
                 zstandard.ZstdDecompressor().stream_reader(file) as stream,
                 tarfile.open(mode="r|", fileobj=stream, bufsize=_CHUNK) as tar,
             ):
-                return _loaded(tar)
+                yield tar
         except (zstandard.ZstdError, tarfile.TarError, EOFError) as error:
             raise RootfsError(f"{source} is no snapshot: {error}", hint=_DAMAGED) from error
 
 
-def _loaded(tar: tarfile.TarFile) -> tuple[Description, tuple[Layer, ...]]:
-    members = iter(tar)
+def _head(tar: tarfile.TarFile, members: Iterator[tarfile.TarInfo]) -> Description:
     head = next(members, None)
     if head is None or head.name != _DESCRIPTION or head.size > _DESCRIPTION_BYTES:
         raise RootfsError(f"the snapshot does not begin with {_DESCRIPTION}", hint=_DAMAGED)
     content = tar.extractfile(head)
-    description = Description.from_json(b"" if content is None else content.read())
+    return Description.from_json(b"" if content is None else content.read())
+
+
+def _loaded(tar: tarfile.TarFile) -> tuple[Description, tuple[Layer, ...]]:
+    members = iter(tar)
+    description = _head(tar, members)
     first = next(members, None)
     if first is None:
         return description, ()

@@ -261,3 +261,42 @@ def test_another_user_is_refused(name: str) -> None:
     assert "another user" in json.loads(done.stdout)["message"]
     with pytest.raises(HostError, match="another user"):
         Sandbox.connect(name)
+
+
+def test_snapshot_diff_and_commit(cli: Installed, name: str, tmp_path: Path) -> None:
+    # through the shell that lasts, whose directory and variables are kept as well
+    with Sandbox.connect(name) as sandbox:
+        sandbox.run("mkdir /w; cd /w; mine=5; echo made >file; rm /etc/debian_version")
+    told = cli.run("diff", name).text.splitlines()
+    assert "A w/file  (5 B)" in told
+    assert any(line.startswith("D etc/debian_version") for line in told)
+    listed = [json.loads(line) for line in cli.run("diff", name, "--json").text.splitlines()]
+    assert {"path": "w/file", "kind": "added", "size_bytes": 5}.items() <= next(
+        one for one in listed if one["path"] == "w/file"
+    ).items()
+
+    done = cli.run("snapshot", name, "kept.tar.zst")
+    assert (done.code, done.out) == (0, b"")
+    assert cli.run("exec", name, "--", "rm", "/w/file").code == 0
+    again = f"{name}-again"
+    # the rootfs is the snapshot's, whatever this user's default is
+    made = cli.run("create", "--name", again, "--snapshot", "kept.tar.zst", "--rootfs", "minimal")
+    assert made.code == 0, made.err
+    try:
+        with Sandbox.connect(again) as sandbox:
+            assert sandbox.run("pwd; echo $mine; cat file").stdout == "/w\n5\nmade\n"
+    finally:
+        registry.end(again)
+
+    done = cli.run("commit", name, f"{name}-rootfs")
+    assert done.code == 0, done.err
+    try:
+        assert cli.run("exec", "--rootfs", f"{name}-rootfs", "--", "ls", "/w").out == b""
+        assert cli.run("exec", "--rootfs", f"{name}-rootfs", "--", "test", "-e", "/w").code == 0
+    finally:
+        assert cli.run("rootfs", "rm", f"{name}-rootfs").code == 0
+    assert cli.run("snapshot", name, ".").code == 2
+    assert cli.run("create", "--name", "x", "--snapshot", "missing").code == 125
+    assert (
+        cli.run("create", "--name", "x", "--snapshot", "kept.tar.zst", "--rootfs", "host").code == 2
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import socket
 from pathlib import Path
@@ -13,6 +14,7 @@ from sandbox_lite.jail import served_files
 from sandbox_lite.jail.capture import Output, Spool
 from sandbox_lite.jail.interaction import Interaction
 from sandbox_lite.jail.kept import registry, wire
+from sandbox_lite.jail.rootfs.info import RootfsInfo
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -199,6 +201,19 @@ class KeptSandbox:
     def workspace(self, target: str | None = None) -> KeptWorkspace:
         """Return a directory of the host that it has as an overlay; see `Sandbox.workspace`."""
         return KeptWorkspace(self, target)
+
+    def diff(self) -> tuple[Change, ...]:
+        """Return what differs from its start; see `Sandbox.diff`."""
+        found = self._ask({"op": "diff"})["changes"]
+        return tuple(wire.change_from_json(one) for one in found)
+
+    def export_snapshot(self, target: Path) -> None:
+        """Write a snapshot of it to a file; see `Sandbox.snapshot` and `Snapshot.export`."""
+        self._ask({"op": "snapshot", "path": str(target.absolute())})
+
+    def commit(self, name: str) -> RootfsInfo:
+        """Make a rootfs of what it shows now; see `Sandbox.commit`."""
+        return RootfsInfo.from_json(json.dumps(self._ask({"op": "commit", "rootfs": name})["info"]))
 
     def stats(self) -> wire.Json:
         """Return what the sandbox takes just now: the fields of `SandboxStats`."""
