@@ -128,12 +128,16 @@ def held_devices() -> tuple[str, ...]:
     return ("--proc", "/proc", "--dev-bind", DEVICES, "/dev")
 
 
+NODES = ("null", "zero", "full", "random", "urandom", "tty")
+"""Devices of the host's that are shown."""
+
+
 def _prepared_devices() -> tuple[str, ...]:
     """Return the words for what is the same in the /dev of all sandboxes, as bwrap's --dev has it.
 
     Terminals and shm, which are one sandbox's alone, have directories to be mounted on.
     """
-    nodes = (f"/dev/{name}" for name in ("null", "zero", "full", "random", "urandom", "tty"))
+    nodes = (f"/dev/{name}" for name in NODES)
     links = {
         "stdin": "/proc/self/fd/0", "stdout": "/proc/self/fd/1", "stderr": "/proc/self/fd/2",
         "fd": "/proc/self/fd", "core": "/proc/kcore", "ptmx": "pts/ptmx",

@@ -437,7 +437,7 @@ class Sandbox:
                 nest=nest,
                 mounts=(
                     *native_nest.mounts(command.own, commands.inodes(self.spec.limits), places),
-                    *native_nest.devices(bwrap.DEVICES, bwrap.SHM),
+                    *native_nest.devices(bwrap.DEVICES, bwrap.SHM, bwrap.NODES),
                 ),
                 filter_names=command.filters,
                 box=box,

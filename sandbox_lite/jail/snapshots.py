@@ -7,6 +7,7 @@ import dataclasses
 import re
 import threading
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from sandbox_lite.errors import RootfsError, SpecError
@@ -19,8 +20,8 @@ from sandbox_lite.jail.rootfs.info import installed
 from sandbox_lite.spec import SandboxSpec
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Collection, Iterator, Mapping, Sequence
-    from pathlib import Path
 
     from sandbox_lite.jail.changes import Change
     from sandbox_lite.jail.limits.processes import Processes
@@ -171,7 +172,7 @@ class Snapshot:
                 raise SpecError("the snapshot is closed", hint="close it after its last use")
             return tuple(layer.keep() for layer in self.layers)
 
-    def export(self, target: Path, *, progress: Progress | None = None) -> None:
+    def export(self, target: str | os.PathLike[str], *, progress: Progress | None = None) -> None:
         """Write it to a file, which is replaced at the very end if it exists.
 
         Variables and functions of its shells go with it, and with them any secret that is in one.
@@ -193,10 +194,10 @@ class Snapshot:
             user=spec.user, env=spec.env, shells=self.shells,
         )  # fmt: skip
         with self.kept():
-            snapshot_archive.export(description, self.layers, target, progress=progress)
+            snapshot_archive.export(description, self.layers, Path(target), progress=progress)
 
     @classmethod
-    def load(cls, source: Path, spec: SandboxSpec | None = None) -> Self:
+    def load(cls, source: str | os.PathLike[str], spec: SandboxSpec | None = None) -> Self:
         """Return the snapshot in a file, of which nothing is trusted on the host.
 
         Args:
@@ -211,7 +212,7 @@ class Snapshot:
         """
         from sandbox_lite.jail import snapshot_archive
 
-        found, layers = snapshot_archive.load(source)
+        found, layers = snapshot_archive.load(Path(source))
         asked = spec or SandboxSpec(
             rootfs=found.name, workdir=found.workdir, user=found.user, env=found.env
         )

@@ -8,6 +8,7 @@ import pwd
 import socket
 import subprocess
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psutil
@@ -15,13 +16,13 @@ import pytest
 
 from sandbox_lite import Limits, Mount
 from sandbox_lite.errors import RootfsError
+from sandbox_lite.jail import bwrap
 from sandbox_lite.jail.sandbox import Sandbox
 from sandbox_lite.spec import SandboxSpec
 from tests.conftest import require_subordinate_ids
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 SECRET = "planted-3f1c9a-secret"
 LOOK = (
@@ -387,3 +388,22 @@ def test_what_docker_mounts_read_only_takes_nothing(sb: Sandbox, path: str) -> N
     found = sb.run(f"find {path} -type f -writable 2>/dev/null | head -3").stdout
     assert found == ""
     assert sb.run("find /proc/self/ -maxdepth 1 -type f -writable | head -1").stdout != ""
+
+
+def test_the_hosts_devices_are_used_and_never_changed(home: Path) -> None:
+    """Where root runs a sandbox, its root owns the nodes that are shown inside."""
+    nodes = [Path("/dev", name) for name in bwrap.NODES]
+    before = [node.stat() for node in nodes]
+    names = " ".join(str(node) for node in nodes)
+    with Sandbox("minimal", limits=Limits.of(timeout=15)) as sandbox:
+        for command in ("chmod 600", "chmod a+x", "touch -d 2001-01-01", "chown 0:0", "rm -f"):
+            sandbox.run(f"{command} {names}")
+        after = [node.stat() for node in nodes]
+        assert [one.st_mode for one in after] == [one.st_mode for one in before]
+        assert [one.st_ctime_ns for one in after] == [one.st_ctime_ns for one in before]
+        used = "echo x >/dev/null && head -c 3 /dev/zero | wc -c; head -c 5 /dev/urandom | wc -c"
+        assert sandbox.run(used).stdout.split() == ["3", "5"]
+        assert sandbox.run("echo x >/dev/full").exit_code == 1
+        # `chown` is pretended, and `rm` meets a directory that takes and loses nothing
+        told = sandbox.run(f"chmod 600 {names}").stderr
+        assert told.count("Read-only file system") == len(nodes)

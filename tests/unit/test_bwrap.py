@@ -145,8 +145,10 @@ def test_the_nest_holds_the_devices() -> None:
     assert made == {"/dev", *(f"{bwrap.DEVICES}/{name}" for name in names)}
     # the last word on it: nothing takes files but what is mounted there for one sandbox
     assert words[words.index("--remount-ro") + 1] == bwrap.DEVICES
-    own = nest.devices(bwrap.DEVICES, bwrap.SHM)
-    assert [target[1:] for target, _ in own] == [f"{bwrap.DEVICES}/{at}" for at in ("pts", "shm")]
+    own = nest.devices(bwrap.DEVICES, bwrap.SHM, bwrap.NODES)
+    shown = ("ppts", "bshm", *(f"n{name}" for name in bwrap.NODES))
+    assert [target for target, _ in own] == [f"{at[0]}{bwrap.DEVICES}/{at[1:]}" for at in shown]
+    assert sorted(bwrap.NODES) == sorted(names)
 
 
 def test_command_can_be_pasted() -> None:

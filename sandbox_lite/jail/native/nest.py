@@ -92,14 +92,18 @@ def _mounts(
             raise ValueError(word)
 
 
-def devices(directory: str, shm: str) -> tuple[tuple[str, str], ...]:
+def devices(directory: str, shm: str, nodes: Sequence[str]) -> tuple[tuple[str, str], ...]:
     """Return the mounts of a /dev that are one sandbox's alone, of which bwrap has no words.
 
     Args:
         directory: Where the nest has that /dev.
         shm: What stands in it as `shm`.
+        nodes: Names of the host's devices in it. Their owner, the host's root, is root inside where
+            root runs the sandbox, and could change their modes for the whole host; on a read-only
+            mount he cannot, and they work as ever. Bwrap makes none that has devices too.
     """
-    return ((f"p{directory}/pts", _TERMINALS), (f"b{directory}/shm", shm))
+    protected = ((f"n{directory}/{name}", "") for name in nodes)
+    return ((f"p{directory}/pts", _TERMINALS), (f"b{directory}/shm", shm), *protected)
 
 
 def covers(mounts: Sequence[tuple[str, str]]) -> bytes:
