@@ -37,6 +37,26 @@ def test_a_bar_is_met_at_it_and_missed_beyond() -> None:
     assert met(report(CLOSE=6.1), slack=3) == {"close <= 2": False}
 
 
+def test_a_quick_run_looks_for_what_has_become_slow() -> None:
+    """It counts from what is reached, and by how slow the machine is at this hour."""
+
+    def near(given: Report) -> set[bool]:
+        return {one.near(3, bars.slower(given)) for one in bars.judge(given)}
+
+    plain = bars.PLAIN_BWRAP_MS
+    assert near(report(CLOSE=6.1, BWRAP=plain)) == {False}
+    assert near(report(CLOSE=6.1, BWRAP=2 * plain)) == {True}
+    assert near(report(CLOSE=12.1, BWRAP=2 * plain)) == {False}
+    assert near(report(CLOSE=6.1, BWRAP=plain / 2)) == {False}, "a faster one has no lower bars"
+    reached = next(bar.reached for bar in bars.BARS if bar.name == names.BUILTIN and bar.most)
+    assert reached is not None
+    assert near(report(BUILTIN=2.9 * reached, BWRAP=plain)) == {True}
+    assert near(report(BUILTIN=3.1 * reached, BWRAP=plain)) == {False}
+    # what is relative to the same run knows how slow it is
+    given = report(SNAPSHOT_DIRTY=100.0, COPY=10.0, BWRAP=10 * plain)
+    assert near(given) == {False}
+
+
 def test_a_rate_must_be_more() -> None:
     assert set(met(report(ASYNC_RATE=8000)).values()) == {True}
     assert set(met(report(ASYNC_RATE=7999)).values()) == {False}
