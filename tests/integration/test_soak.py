@@ -39,7 +39,7 @@ def test_each_kind_is_seen(used: Sandbox, tmp_path: Path) -> None:
     thread.start()
     sleeper = subprocess.Popen(["sleep", "1000"])
     descriptor = os.memfd_create("forgotten")
-    memory = b"x" * 30_000_000
+    memory = b"x" * 200_000_000
     made = [tempfile.mkdtemp(dir=tmp_path)]
     places.run_dir().mkdir(exist_ok=True)
     made.append(tempfile.mkdtemp(dir=places.run_dir(), prefix=f"{os.getpid()}-"))
@@ -58,6 +58,6 @@ def test_each_kind_is_seen(used: Sandbox, tmp_path: Path) -> None:
     assert "threads: 1 more of forgotten" in found
     assert all(f"directories: 1 more of {path}" in found for path in made)
     assert "MB more than" in found
-    assert len(memory) == 30_000_000
+    assert len(memory) == 200_000_000
     del memory
     assert left(before, tmp_path) == []
