@@ -212,15 +212,21 @@ class Snapshot:
         from sandbox_lite.jail import snapshot_archive
 
         found, layers = snapshot_archive.load(source)
-        asked = spec or SandboxSpec(
-            rootfs=found.name, workdir=found.workdir, user=found.user, env=found.env
-        )
-        own = dataclasses.replace(asked, rootfs=found.name)
-        snapshot = cls(spec=own, rootfs=found.rootfs, layers=layers, shells=found.shells)
         try:
+            asked = spec or SandboxSpec(
+                rootfs=found.name, workdir=found.workdir, user=found.user, env=found.env
+            )
+            own = dataclasses.replace(asked, rootfs=found.name)
+            snapshot = cls(spec=own, rootfs=found.rootfs, layers=layers, shells=found.shells)
             snapshot.check(asked)
-        except BaseException:
-            snapshot.close()
+        except BaseException as error:
+            for layer in layers:
+                layer.let_go()
+            if isinstance(error, SpecError) and spec is None:
+                raise RootfsError(
+                    f"the snapshot {source} asks for what no sandbox can be: {error.message}",
+                    hint="it is damaged, or was not made by `Snapshot.export`",
+                ) from error
             raise
         return snapshot
 

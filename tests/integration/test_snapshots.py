@@ -349,6 +349,16 @@ def hostile(path: Path, *members: tarfile.TarInfo) -> Path:
     return path
 
 
+@dataclasses.dataclass
+class _Unasked:
+    """A request that no sandbox takes."""
+
+    rootfs: str = "minimal"
+    workdir: str = "relative"
+    user: str = "root"
+    env: dict[str, str] = dataclasses.field(default_factory=dict)
+
+
 def member(name: str, kind: bytes = tarfile.REGTYPE, link: str = "") -> tarfile.TarInfo:
     one = tarfile.TarInfo(name)
     one.type, one.linkname, one.mode = kind, link, 0o755
@@ -389,6 +399,33 @@ def test_a_hostile_archive_is_refused(
     archive = hostile(tmp_path / "s", *members)
     with pytest.raises(RootfsError, match=what):
         Snapshot.load(archive)
+    assert not leftovers()
+
+
+@pytest.mark.parametrize("name", ["proc", "dev", "run"])
+def test_a_link_where_bwrap_mounts_starts_nothing(name: str, home: Path, tmp_path: Path) -> None:
+    """Through `/proc` process 1 is started, and there is mounted what covers it."""
+    archive = hostile(
+        tmp_path / "s",
+        member("layer", tarfile.DIRTYPE), member("layer/newroot", tarfile.DIRTYPE),
+        member("layer/newroot/decoy", tarfile.DIRTYPE), member("layer/decoy", tarfile.DIRTYPE),
+        member(f"layer/{name}", tarfile.SYMTYPE, "../newroot/decoy"),
+    )  # fmt: skip
+    with Snapshot.load(archive) as snapshot:
+        with pytest.raises(RootfsError, match=f"/{name} of the rootfs or snapshot is no directory"):
+            Sandbox(snapshot).open()
+    assert not leftovers()
+
+
+def test_a_hostile_description_leaves_no_layer(home: Path, tmp_path: Path) -> None:
+    with Sandbox(SPEC) as sandbox:
+        sandbox.run("echo x >/x")
+        with sandbox.snapshot() as snapshot:
+            bad = dataclasses.replace(snapshot)
+            object.__setattr__(bad, "spec", _Unasked())
+            bad.export(tmp_path / "s")
+    with pytest.raises(RootfsError, match="asks for what no sandbox"):
+        Snapshot.load(tmp_path / "s")
     assert not leftovers()
 
 
