@@ -250,7 +250,7 @@ class _Point:
     """When a sandbox was frozen last: what must be the same for nothing to have changed."""
 
     begun: tuple[int, int]
-    """Commands, and writes from outside, that were begun by then."""
+    """Beginnings and ends of commands, and of writes from outside, by then."""
     alone: bool
     """No process but ours was there."""
     fingerprint: bytes | None
@@ -305,7 +305,7 @@ class Freezer:
         """Return what was frozen last, each layer with one user more, where nothing ran since.
 
         Args:
-            begun: Commands, and writes from outside, so far.
+            begun: Beginnings and ends of commands, and of writes from outside, so far.
             shells: Pids of our own shells, as the jail has them.
         """
         last = self._last

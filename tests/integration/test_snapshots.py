@@ -10,7 +10,7 @@ import sys
 import tarfile
 import time
 from io import BytesIO
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import psutil
 import pytest
@@ -19,6 +19,7 @@ import zstandard
 from sandbox_lite import Limits, Mount, Sandbox, SandboxSpec, Snapshot
 from sandbox_lite.errors import HostError, RootfsError, SandboxClosedError, SpecError
 from sandbox_lite.jail import places, snapshots
+from sandbox_lite.jail.pause import paused
 from sandbox_lite.jail.rootfs.store import Store
 from tests import faces
 
@@ -327,6 +328,57 @@ def test_layers_are_exported_as_one(home: Path, tmp_path: Path) -> None:
         assert len(loaded.layers) == 1
         assert sandbox.run("ls /d /f?").stdout.split() == ["/f2", "/d:", "2"]
     assert not leftovers()
+
+
+def test_what_a_program_writes_after_a_snapshot_in_its_middle_is_in_the_next(home: Path) -> None:
+    """At the moment when it was asked for, and is no process of the sandbox's yet."""
+    with Sandbox(SPEC) as sandbox:
+        sandbox.run("touch /before")
+        assert sandbox._supervisor is not None
+        start, taken = sandbox._supervisor.start_program, []
+
+        def late(*args: Any, **kwargs: Any) -> Any:
+            taken.append(sandbox.snapshot())
+            return start(*args, **kwargs)
+
+        sandbox._supervisor.start_program = late  # type: ignore[method-assign]
+        sandbox.exec(["touch", "/written"])
+        with taken[0], sandbox.snapshot() as after:
+            assert not after.same_as(taken[0])
+            assert [one.path for one in snapshots.diff(taken[0], after, ())] == ["written"]
+
+
+ONWARD = """
+import ctypes, threading
+def count():
+    number = 0
+    with open("/count", "w", 1) as file:
+        while True:
+            number += 1
+            file.seek(0)
+            file.write(f"{number:012}")
+            file.flush()
+threading.Thread(target=count).start()
+ctypes.CDLL(None).pthread_exit(None)
+"""
+
+
+def test_a_process_whose_first_thread_has_ended_is_stopped(home: Path) -> None:
+    with Sandbox(SandboxSpec(rootfs="host", limits=LIMITS)) as sandbox:
+        sandbox.files.write("/count.py", ONWARD)
+        sandbox.run("python3 /count.py >/dev/null 2>&1 & echo $! >/pid")
+        begun = "grep -q 'State:.*zombie' /proc/$(cat /pid)/status && [ -s /count ]"
+        assert sandbox.run(f"until {begun}; do :; done", timeout=20).exit_code == 0
+        assert sandbox._freezer is not None
+        with paused(sandbox._freezer._processes):
+            was = sandbox.files.read("/count")
+            deadline = time.monotonic() + 0.3
+            while time.monotonic() < deadline:
+                assert sandbox.files.read("/count") == was
+        # and goes on
+        deadline = time.monotonic() + 10
+        while sandbox.files.read("/count") == was:
+            assert time.monotonic() < deadline
 
 
 def hostile(path: Path, *members: tarfile.TarInfo) -> Path:
