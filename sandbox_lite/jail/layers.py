@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import stat
 import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-from sandbox_lite.errors import HostError
+from sandbox_lite.errors import HostError, RootfsError
 from sandbox_lite.jail import bwrap, foreign, janitor, places, trees
 from sandbox_lite.jail.bwrap import UPPER
 from sandbox_lite.jail.limits.disk import Measure, measure
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _OWNER = "owner.json"
+_MOUNTED_ON = ("proc", "dev", "run")
 _guarded: set[int] = set()
 
 
@@ -146,6 +148,32 @@ def opened(*paths: Path) -> Iterator[tuple[int, ...]]:
             fds.append(os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
             stack.callback(os.close, fds[-1])
         yield tuple(fds)
+
+
+def check_places(stacked: Sequence[Path]) -> None:
+    """Check that what bwrap mounts on in a root of these layers are directories.
+
+    bwrap follows a link there, out of the root to be, and so would process 1, which is started by a
+    name below /proc: a layer from elsewhere could put its own program in the place of ours, and
+    have /proc where nobody covers it.
+
+    Args:
+        stacked: The layers, the lowest first.
+
+    Raises:
+        RootfsError: One is something else.
+    """
+    for name in _MOUNTED_ON:
+        for layer in reversed(stacked):
+            with contextlib.suppress(FileNotFoundError):
+                status = os.lstat(layer / name)
+                # where it was deleted bwrap makes one
+                if not stat.S_ISDIR(status.st_mode) and not trees.is_whiteout(status):
+                    raise RootfsError(
+                        f"/{name} of the rootfs or snapshot is no directory",
+                        hint="do not trust it: no build, import or export makes it so",
+                    )
+                break
 
 
 class Layer:

@@ -242,6 +242,7 @@ class Sandbox:
             raise problem
         rootfs = stack.enter_context(self._store.lease(spec.rootfs))
         base = self._base(stack, rootfs)
+        layers.check_places((*rootfs.lowers, *(layer.top for layer in base)))
         whole = any(layer.whole for layer in base)
         rung, probe = limits.choose(spec.require, bounded=spec.limits.bounded)
         path = find_bwrap()

@@ -213,15 +213,21 @@ class Snapshot:
         from sandbox_lite.jail import snapshot_archive
 
         found, layers = snapshot_archive.load(Path(source))
-        asked = spec or SandboxSpec(
-            rootfs=found.name, workdir=found.workdir, user=found.user, env=found.env
-        )
-        own = dataclasses.replace(asked, rootfs=found.name)
-        snapshot = cls(spec=own, rootfs=found.rootfs, layers=layers, shells=found.shells)
         try:
+            asked = spec or SandboxSpec(
+                rootfs=found.name, workdir=found.workdir, user=found.user, env=found.env
+            )
+            own = dataclasses.replace(asked, rootfs=found.name)
+            snapshot = cls(spec=own, rootfs=found.rootfs, layers=layers, shells=found.shells)
             snapshot.check(asked)
-        except BaseException:
-            snapshot.close()
+        except BaseException as error:
+            for layer in layers:
+                layer.let_go()
+            if isinstance(error, SpecError) and spec is None:
+                raise RootfsError(
+                    f"the snapshot {source} asks for what no sandbox can be: {error.message}",
+                    hint="it is damaged, or was not made by `Snapshot.export`",
+                ) from error
             raise
         return snapshot
 
@@ -245,7 +251,7 @@ class _Point:
     """When a sandbox was frozen last: what must be the same for nothing to have changed."""
 
     begun: tuple[int, int]
-    """Commands, and writes from outside, that were begun by then."""
+    """Beginnings and ends of commands, and of writes from outside, by then."""
     alone: bool
     """No process but ours was there."""
     fingerprint: bytes | None
@@ -300,7 +306,7 @@ class Freezer:
         """Return what was frozen last, each layer with one user more, where nothing ran since.
 
         Args:
-            begun: Commands, and writes from outside, so far.
+            begun: Beginnings and ends of commands, and of writes from outside, so far.
             shells: Pids of our own shells, as the jail has them.
         """
         last = self._last

@@ -10,7 +10,7 @@ import sys
 import tarfile
 import time
 from io import BytesIO
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import psutil
 import pytest
@@ -19,6 +19,7 @@ import zstandard
 from sandbox_lite import Limits, Mount, Sandbox, SandboxSpec, Snapshot
 from sandbox_lite.errors import HostError, RootfsError, SandboxClosedError, SpecError
 from sandbox_lite.jail import places, snapshots
+from sandbox_lite.jail.pause import paused
 from sandbox_lite.jail.rootfs.store import Store
 from tests import faces
 
@@ -133,8 +134,11 @@ def test_rollback_ends_what_runs_and_brings_back_what_was(prepared: Sandbox) -> 
     before = prepared.run(LOOK).output
     with prepared.snapshot() as snapshot:
         assert prepared.run("rm -rf /work /etc/passwd; cd /; unset -f greet; sleep 1000 &").ok
-        words = ["sleep", "1000"]
-        asleep = [one for one in psutil.process_iter(["cmdline"]) if one.info["cmdline"] == words]
+        asleep: list[psutil.Process] = []
+        deadline = time.monotonic() + 10
+        while not asleep and time.monotonic() < deadline:  # it may not have been started yet
+            every = psutil.process_iter(["cmdline"])
+            asleep = [one for one in every if one.info["cmdline"] == ["sleep", "1000"]]
         assert asleep
         for _ in range(2):
             prepared.rollback(snapshot)
@@ -329,6 +333,57 @@ def test_layers_are_exported_as_one(home: Path, tmp_path: Path) -> None:
     assert not leftovers()
 
 
+def test_what_a_program_writes_after_a_snapshot_in_its_middle_is_in_the_next(home: Path) -> None:
+    """At the moment when it was asked for, and is no process of the sandbox's yet."""
+    with Sandbox(SPEC) as sandbox:
+        sandbox.run("touch /before")
+        assert sandbox._supervisor is not None
+        start, taken = sandbox._supervisor.start_program, []
+
+        def late(*args: Any, **kwargs: Any) -> Any:
+            taken.append(sandbox.snapshot())
+            return start(*args, **kwargs)
+
+        sandbox._supervisor.start_program = late  # type: ignore[method-assign]
+        sandbox.exec(["touch", "/written"])
+        with taken[0], sandbox.snapshot() as after:
+            assert not after.same_as(taken[0])
+            assert [one.path for one in snapshots.diff(taken[0], after, ())] == ["written"]
+
+
+ONWARD = """
+import ctypes, threading
+def count():
+    number = 0
+    with open("/count", "w", 1) as file:
+        while True:
+            number += 1
+            file.seek(0)
+            file.write(f"{number:012}")
+            file.flush()
+threading.Thread(target=count).start()
+ctypes.CDLL(None).pthread_exit(None)
+"""
+
+
+def test_a_process_whose_first_thread_has_ended_is_stopped(home: Path) -> None:
+    with Sandbox(SandboxSpec(rootfs="host", limits=LIMITS)) as sandbox:
+        sandbox.files.write("/count.py", ONWARD)
+        sandbox.run("python3 /count.py >/dev/null 2>&1 & echo $! >/pid")
+        begun = "grep -q 'State:.*zombie' /proc/$(cat /pid)/status && [ -s /count ]"
+        assert sandbox.run(f"until {begun}; do :; done", timeout=20).exit_code == 0
+        assert sandbox._freezer is not None
+        with paused(sandbox._freezer._processes):
+            was = sandbox.files.read("/count")
+            deadline = time.monotonic() + 0.3
+            while time.monotonic() < deadline:
+                assert sandbox.files.read("/count") == was
+        # and goes on
+        deadline = time.monotonic() + 10
+        while sandbox.files.read("/count") == was:
+            assert time.monotonic() < deadline
+
+
 def hostile(path: Path, *members: tarfile.TarInfo) -> Path:
     """Write a snapshot with members that no export makes."""
     with Sandbox(SPEC) as sandbox, sandbox.snapshot() as snapshot:
@@ -347,6 +402,16 @@ def hostile(path: Path, *members: tarfile.TarInfo) -> Path:
             tar.addfile(member)
     path.write_bytes(zstandard.ZstdCompressor().compress(written.getvalue()))
     return path
+
+
+@dataclasses.dataclass
+class _Unasked:
+    """A request that no sandbox takes."""
+
+    rootfs: str = "minimal"
+    workdir: str = "relative"
+    user: str = "root"
+    env: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 def member(name: str, kind: bytes = tarfile.REGTYPE, link: str = "") -> tarfile.TarInfo:
@@ -389,6 +454,33 @@ def test_a_hostile_archive_is_refused(
     archive = hostile(tmp_path / "s", *members)
     with pytest.raises(RootfsError, match=what):
         Snapshot.load(archive)
+    assert not leftovers()
+
+
+@pytest.mark.parametrize("name", ["proc", "dev", "run"])
+def test_a_link_where_bwrap_mounts_starts_nothing(name: str, home: Path, tmp_path: Path) -> None:
+    """Through `/proc` process 1 is started, and there is mounted what covers it."""
+    archive = hostile(
+        tmp_path / "s",
+        member("layer", tarfile.DIRTYPE), member("layer/newroot", tarfile.DIRTYPE),
+        member("layer/newroot/decoy", tarfile.DIRTYPE), member("layer/decoy", tarfile.DIRTYPE),
+        member(f"layer/{name}", tarfile.SYMTYPE, "../newroot/decoy"),
+    )  # fmt: skip
+    with Snapshot.load(archive) as snapshot:
+        with pytest.raises(RootfsError, match=f"/{name} of the rootfs or snapshot is no directory"):
+            Sandbox(snapshot).open()
+    assert not leftovers()
+
+
+def test_a_hostile_description_leaves_no_layer(home: Path, tmp_path: Path) -> None:
+    with Sandbox(SPEC) as sandbox:
+        sandbox.run("echo x >/x")
+        with sandbox.snapshot() as snapshot:
+            bad = dataclasses.replace(snapshot)
+            object.__setattr__(bad, "spec", _Unasked())
+            bad.export(tmp_path / "s")
+    with pytest.raises(RootfsError, match="asks for what no sandbox"):
+        Snapshot.load(tmp_path / "s")
     assert not leftovers()
 
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from sandbox_lite.jail.changes import Change
     from sandbox_lite.jail.workspace.changeset import ChangeSet
 
 BUSY = r"""
@@ -364,6 +365,23 @@ def test_links_are_made_and_never_followed(sandbox: Sandbox, project: Path, tmp_
     assert {"docs/guide", "docs/new"} <= {one.path for one in report.conflicts}
     assert report.applied == ()
     assert (outside / "docs/guide").read_text() == "guide\n"
+
+
+def test_a_link_that_is_changed_after_it_was_looked_at(
+    sandbox: Sandbox, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done(sandbox, "ln -s kept l")
+    workspace = sandbox.workspace()
+    link = workspace.link
+
+    def late(change: Change) -> bytes:
+        text = link(change)
+        done(sandbox, "ln -sfn /etc/passwd l")
+        return text
+
+    monkeypatch.setattr(workspace, "link", late)
+    assert workspace.apply().applied == ("l",)
+    assert str((project / "l").readlink()) == "kept"
 
 
 def test_the_patch_is_what_git_takes(sandbox: Sandbox, project: Path, tmp_path: Path) -> None:

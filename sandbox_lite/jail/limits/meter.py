@@ -136,7 +136,7 @@ class Meter:
         self._rest: _Rest | None = None
         self.started = time.monotonic()
         self.begun = 0
-        """Commands so far."""
+        """Beginnings and ends of commands so far."""
         self.expired = False
         """The wall time is over, and with it the sandbox."""
 
@@ -177,6 +177,8 @@ class Meter:
             yield span
         finally:
             with self._lock:
+                # once more: who looked in the middle of it must see a difference afterwards
+                self.begun += 1
                 self._spans.remove(span)
             if span.peak_fd is not None:
                 os.close(span.peak_fd)

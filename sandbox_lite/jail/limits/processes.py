@@ -129,13 +129,32 @@ class Processes:
         return found
 
     def states(self) -> dict[int, int]:
-        """Return the state of every process, a letter of proc(5)."""
+        """Return the state of every process, a letter of proc(5).
+
+        Where the first thread has ended, or is traced, it is that of another which still runs.
+        """
         found = {}
         for pid in self.pids():
-            with contextlib.suppress(OSError, IndexError):
+            with contextlib.suppress(OSError, ValueError, IndexError):
                 # after the second field, which may hold blanks and parentheses
-                found[pid] = self._read(pid, "stat").rpartition(b")")[2].split(maxsplit=1)[0][0]
+                fields = self._read(pid, "stat").rpartition(b")")[2].split()
+                state = fields[0][0]
+                if state in b"Zt" and int(fields[17]) > 1:
+                    state = next((one for one in self._threads(pid) if one not in b"TtZX"), state)
+                found[pid] = state
         return found
+
+    def _threads(self, pid: int) -> Iterator[int]:
+        """Yield the states of a process's threads."""
+        fd = os.open(f"{pid}/task", _DIRECTORY, dir_fd=self._proc)
+        try:
+            threads = os.listdir(fd)
+        finally:
+            os.close(fd)
+        for thread in threads:
+            with contextlib.suppress(OSError, IndexError):
+                fields = self._read(f"{pid}/task/{thread}", "stat").rpartition(b")")[2].split()
+                yield fields[0][0]
 
     # -- memory -------------------------------------------------------------------------------
 

@@ -66,6 +66,7 @@ class Application:
         self._skipped: list[Skipped] = []
         self._closed: list[Change] = []
         """Directories that take their mode when all is in them."""
+        self._links: dict[str, bytes] = {}
 
     def all(self, changes: Sequence[Change]) -> ApplyReport:
         """Make them; see `ChangeSet.apply`."""
@@ -101,12 +102,19 @@ class Application:
             return f"it is a {change.type}"
         if change.type == "link" and not self._outward_links:
             try:
-                text = self._set.link(change)
+                text = self._link(change)
             except OSError as error:
                 return os.strerror(error.errno or errno.EIO)
             if not stays_inside(text, change.path.count("/")):
                 return f"it is a link out of the directory, to {os.fsdecode(text)!r}"
         return None
+
+    def _link(self, change: Change) -> bytes:
+        """Return what a link holds, read once: who runs inside may put another in its place after
+        it was looked at."""
+        if change.path not in self._links:
+            self._links[change.path] = self._set.link(change)
+        return self._links[change.path]
 
     def _one(self, change: Change) -> None:
         path = os.fsencode(change.path)
@@ -162,7 +170,7 @@ class Application:
         elif change.aspects == ("mode",):
             writing.set_mode(parent, name, change.mode, now)
         elif change.type == "link":
-            writing.put_link(parent, name, self._set.link(change), now)
+            writing.put_link(parent, name, self._link(change), now)
         else:
             with self._set.content(change) as content:
                 writing.put_file(parent, name, content, change.mode, now)
@@ -175,7 +183,7 @@ class Application:
             # one that both made, each with a mode of its own, is no matter to quarrel about
             return True
         if change.type == "link":
-            return os.readlink(name, dir_fd=parent) == self._set.link(change)
+            return os.readlink(name, dir_fd=parent) == self._link(change)
         if stat.S_IMODE(now.mode) & 0o777 != change.mode & 0o777:
             return False
         if now.size_bytes != change.size_bytes:
