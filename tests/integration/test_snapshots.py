@@ -197,6 +197,7 @@ def test_what_runs_meanwhile_is_paused_and_no_clean(home: Path, face: faces.Face
 def test_who_was_stopped_before_stays_stopped(home: Path) -> None:
     with Sandbox(SPEC) as sandbox:
         pid = int(sandbox.run("sleep 500 >/dev/null & kill -STOP $!; echo $!").stdout)
+        sandbox.run(f"until [ $(cut -d' ' -f3 /proc/{pid}/stat) = T ]; do :; done").check()
         with sandbox.snapshot():
             states = sandbox.run(f"ps -o state= -p {pid} || cut -d' ' -f3 /proc/{pid}/stat").stdout
         assert states.strip() == "T"
