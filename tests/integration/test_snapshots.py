@@ -401,6 +401,30 @@ def hostile(path: Path, *members: tarfile.TarInfo) -> Path:
     return path
 
 
+def test_a_file_of_holes_is_exported_as_one(home: Path, tmp_path: Path) -> None:
+    """A model may make one that is larger than any disk."""
+    with Sandbox(SPEC) as sandbox:
+        holes = (
+            "truncate -s 8E /empty 2>/dev/null || truncate -s 8T /empty; truncate -s 4T /some;"
+            "echo begin | dd of=/some conv=notrunc status=none;"
+            "for n in 1 5 9; do head -c 70000 /dev/urandom |"
+            " dd of=/some seek=${n}G bs=64k oflag=seek_bytes conv=notrunc status=none; done;"
+            "printf end | dd of=/some seek=4T bs=64k oflag=seek_bytes conv=notrunc status=none;"
+            "echo behind >/then"
+        )
+        assert sandbox.run(holes).exit_code == 0
+        look = (
+            "stat -c '%s %n' /empty /some /then; cat /then; head -c 6 /some; tail -c 3 /some;"
+            "for n in 1 5 9; do tail -c +$((n<<30)) /some | head -c 80000 | md5sum; done;"
+            "du -k /empty | cut -f1"
+        )
+        with sandbox.snapshot() as snapshot:
+            snapshot.export(tmp_path / "s")
+        assert (tmp_path / "s").stat().st_size < 1 << 20
+        with Snapshot.load(tmp_path / "s") as loaded, Sandbox(loaded) as other:
+            assert other.run(look).stdout == sandbox.run(look).stdout
+
+
 @dataclasses.dataclass
 class _Unasked:
     """A request that no sandbox takes."""
