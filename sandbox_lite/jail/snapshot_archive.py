@@ -192,11 +192,8 @@ class _Writer:
         waiting = [b""]
         while waiting:
             path = waiting.pop()
-            pinned = trees.open_beneath(self._top, path, os.O_PATH | os.O_CLOEXEC)
-            try:
+            with trees.pinned_beneath(self._top, path) as pinned:
                 status = os.fstat(pinned)
-            finally:
-                os.close(pinned)
             flags = _FLAGS | os.O_DIRECTORY
             with (
                 trees.usable(self._top, path, flags, status.st_mode) as directory,
@@ -404,7 +401,7 @@ class _Reader:
             linked = self._relative(member, member.linkname)
             if linked not in self.files:
                 raise _hostile(member, "is a hard link to no file of it")
-            os.link(linked, name, src_dir_fd=top, dst_dir_fd=parent, follow_symlinks=False)
+            trees.link_beneath(top, linked, parent, name)
         elif member.isfifo():
             os.mkfifo(name, stat.S_IMODE(member.mode), dir_fd=parent)
             return

@@ -401,6 +401,40 @@ def hostile(path: Path, *members: tarfile.TarInfo) -> Path:
     return path
 
 
+def test_directories_deeper_than_a_path_is_long(home: Path, tmp_path: Path) -> None:
+    with Sandbox(SPEC) as sandbox:
+        deep = (
+            "name=$(printf 'd%.0s' {1..250}); for n in {1..40}; do mkdir $name; cd $name; done;"
+            "echo deep >file; ln file other; cd /; mkdir $name; ln -s $name link"
+        )
+        assert sandbox.run(deep).exit_code == 0
+        look = (
+            "find / -xdev ! -type d -printf '%d %n %s %m %l\\n' | sort | md5sum;"
+            "find /testbed -name other -execdir cat {} +"
+        )
+        with sandbox.snapshot() as snapshot, Sandbox(snapshot) as fork:
+            assert fork.run(look).stdout == sandbox.run(look).stdout
+            assert "deep" in fork.run(look).stdout
+            snapshot.export(tmp_path / "s")
+            assert sandbox.diff(snapshot) == ()
+        with Snapshot.load(tmp_path / "s") as loaded, Sandbox(loaded) as other:
+            assert other.run(look).stdout == sandbox.run(look).stdout
+    assert not leftovers()
+
+
+def test_a_directory_below_one_that_is_closed(home: Path, tmp_path: Path) -> None:
+    """Root inside passes it by a capability that an ordinary user of the host lacks."""
+    with Sandbox(SPEC) as sandbox:
+        sandbox.run("mkdir -p /closed/sub/deep; echo x >/closed/sub/deep/f")
+        sandbox.run("chmod 0 /closed/sub /closed")
+        look = "cat /closed/sub/deep/f; stat -c %a /closed /closed/sub"
+        with sandbox.snapshot() as snapshot, Sandbox(snapshot) as fork:
+            assert fork.run(look).stdout == "x\n0\n0\n"
+            snapshot.export(tmp_path / "s")
+        with Snapshot.load(tmp_path / "s") as loaded, Sandbox(loaded) as other:
+            assert other.run(look).stdout == "x\n0\n0\n"
+
+
 def test_a_file_of_holes_is_exported_as_one(home: Path, tmp_path: Path) -> None:
     """A model may make one that is larger than any disk."""
     with Sandbox(SPEC) as sandbox:
