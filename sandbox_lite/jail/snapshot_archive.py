@@ -3,7 +3,8 @@
 ```
 snapshot.json   format, rootfs with digest, directory, user and environment, states of shells
 layer           the top directory of what lies over the rootfs, as one layer
-layer/...       everything below, parents first; whiteouts as devices 0:0, attributes as in pax
+layer/...       everything below, parents first; whiteouts as devices 0:0, attributes as in pax,
+                files of holes as in GNU's sparse format 1.0
 ```
 
 What the sandbox was allowed is no part of it: limits, network and mounts are asked for anew.
@@ -14,6 +15,7 @@ from __future__ import annotations
 # All is done on descriptors, of which pathlib knows nothing:
 import base64
 import contextlib
+import errno
 import json
 import os
 import secrets
@@ -40,6 +42,8 @@ _DESCRIPTION, _LAYER = "snapshot.json", "layer"
 _DESCRIPTION_BYTES = 256 << 20
 _CHUNK = 1 << 20
 _XATTR = "SCHILY.xattr."
+_MOST_SPARSE_BYTES = 1 << 33
+"""Of data: where the header has no room for the size, tarfile takes the whole file's for it."""
 _FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _DAMAGED = "it is damaged, or was not made by `Snapshot.export`"
 
@@ -188,11 +192,8 @@ class _Writer:
         waiting = [b""]
         while waiting:
             path = waiting.pop()
-            pinned = trees.open_beneath(self._top, path, os.O_PATH | os.O_CLOEXEC)
-            try:
+            with trees.pinned_beneath(self._top, path) as pinned:
                 status = os.fstat(pinned)
-            finally:
-                os.close(pinned)
             flags = _FLAGS | os.O_DIRECTORY
             with (
                 trees.usable(self._top, path, flags, status.st_mode) as directory,
@@ -236,10 +237,22 @@ class _Writer:
             for name in os.listxattr(fd):
                 value = os.getxattr(fd, name).decode("utf-8", "surrogateescape")
                 headers[_XATTR + name] = value
+        sparse = None
+        if member.type == tarfile.REGTYPE and fd is not None:
+            sparse = _sparse(fd, status)
+        if sparse is not None:
+            headers |= {
+                "GNU.sparse.major": "1", "GNU.sparse.minor": "0",
+                "GNU.sparse.name": member.name, "GNU.sparse.realsize": str(status.st_size),
+            }  # fmt: skip
+            member.size = sparse.size
         member.pax_headers = headers
         if member.type == tarfile.REGTYPE and fd is not None:
-            with os.fdopen(os.dup(fd), "rb") as file:
-                self._tar.addfile(member, file)
+            if sparse is not None:
+                self._tar.addfile(member, sparse)
+            else:
+                with os.fdopen(os.dup(fd), "rb") as file:
+                    self._tar.addfile(member, file)
         else:
             self._tar.addfile(member)
         # the archive object remembers every member: of no use here, and tens of megabytes
@@ -247,6 +260,55 @@ class _Writer:
         self._done += member.size
         if self._progress is not None:
             self._progress("export", self._done, None, "bytes")
+
+
+class _Sparse:
+    """What an archive has of a file of holes: a map of its data, and the data."""
+
+    def __init__(self, fd: int, segments: Sequence[tuple[int, int]]) -> None:
+        numbers = (len(segments), *chain.from_iterable(segments))
+        text = "".join(f"{number}\n" for number in numbers).encode()
+        self._fd = fd
+        self._map = text + bytes(-len(text) % tarfile.BLOCKSIZE)
+        self._segments = segments
+        self.size = len(self._map) + sum(length for _, length in segments)
+        self._pieces = self._all()
+        self._rest = b""
+
+    def _all(self) -> Iterator[bytes]:
+        yield self._map
+        for start, length in self._segments:
+            at, end = start, start + length
+            while at < end and (piece := os.pread(self._fd, min(_CHUNK, end - at), at)):
+                at += len(piece)
+                yield piece
+
+    def read(self, size: int = 0, /) -> bytes:
+        """Return so many bytes, fewer only at the end."""
+        data = self._rest
+        while len(data) < size and (piece := next(self._pieces, b"")):
+            data += piece
+        data, self._rest = data[:size], data[size:]
+        return data
+
+
+def _sparse(fd: int, status: os.stat_result) -> _Sparse | None:
+    """Return what stands for a file of holes, which can be larger than any disk; else None."""
+    if status.st_blocks * 512 >= status.st_size:
+        return None
+    segments, at = [], 0
+    while at < status.st_size:
+        try:
+            start = os.lseek(fd, at, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno == errno.ENXIO:
+                break
+            return None
+        at = os.lseek(fd, start, os.SEEK_HOLE)
+        segments.append((start, at - start))
+    os.lseek(fd, 0, os.SEEK_SET)
+    found = _Sparse(fd, segments)
+    return found if found.size < min(status.st_size, _MOST_SPARSE_BYTES) else None
 
 
 def load(source: Path) -> tuple[Description, tuple[Layer, ...]]:
@@ -360,7 +422,7 @@ class _Reader:
             linked = self._relative(member, member.linkname)
             if linked not in self.files:
                 raise _hostile(member, "is a hard link to no file of it")
-            os.link(linked, name, src_dir_fd=top, dst_dir_fd=parent, follow_symlinks=False)
+            trees.link_beneath(top, linked, parent, name)
         elif member.isfifo():
             os.mkfifo(name, stat.S_IMODE(member.mode), dir_fd=parent)
             return
@@ -378,9 +440,28 @@ class _Reader:
     def _write(self, parent: int, name: bytes, content: IO[bytes], member: tarfile.TarInfo) -> None:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         with os.fdopen(os.open(name, flags, 0o600, dir_fd=parent), "wb", 0) as file:
-            while chunk := content.read(_CHUNK):
-                file.write(chunk)
+            if member.sparse is None:
+                while chunk := content.read(_CHUNK):
+                    file.write(chunk)
+            else:
+                self._write_sparse(file.fileno(), content, member)
             _stamp(file.fileno(), member)
+
+    def _write_sparse(self, fd: int, content: IO[bytes], member: tarfile.TarInfo) -> None:
+        os.ftruncate(fd, member.size)
+        # a buffer around it asks the stream whether it can seek, which that does not know
+        raw: IO[bytes] = content.raw  # type: ignore[attr-defined]
+        segments: Sequence[tuple[int, int]] = member.sparse  # type: ignore[assignment]
+        last = 0
+        for start, length in segments:
+            end = start + length
+            if not last <= start <= end <= member.size:
+                raise _hostile(member, "has a map of no such file")
+            raw.seek(start)
+            at = start
+            while at < end and (chunk := raw.read(min(_CHUNK, end - at))):
+                at += os.pwrite(fd, chunk, at)
+            last = end
 
     def _relative(self, member: tarfile.TarInfo, name: str | None = None) -> bytes:
         first, _, rest = (member.name if name is None else name).partition("/")

@@ -17,6 +17,7 @@ import stat
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from sandbox_lite.jail.access import permitted_if_ours
 from sandbox_lite.jail.openat2 import BENEATH, NO_SYMLINKS, openat2
 from sandbox_lite.jail.removal import remove_beneath
 
@@ -29,6 +30,7 @@ _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _PINNED = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 _BENEATH = BENEATH | NO_SYMLINKS
+_LONGEST_PATH = 4000
 _SMALL = 256 * 1024
 _MOST_AT_ONCE = 1 << 30
 _IMMUTABLE = {errno.EXDEV, errno.EMLINK, errno.EPERM}
@@ -45,7 +47,31 @@ def open_beneath(top: int, path: bytes, flags: int = _DIRECTORY) -> int:
     Raises:
         OSError: There is none, or a link is in the way.
     """
-    return openat2(top, path or b".", flags, resolve=_BENEATH)
+    passed, above = -1, top
+    try:
+        # a model may nest directories deeper than the kernel takes a path at once
+        while len(path) > _LONGEST_PATH:
+            at = path.rfind(b"/", 0, _LONGEST_PATH)
+            step = openat2(above, path[:at], _PINNED | os.O_DIRECTORY, resolve=_BENEATH)
+            if passed >= 0:
+                os.close(passed)
+            passed = above = step
+            path = path[at + 1 :]
+        return openat2(above, path or b".", flags, resolve=_BENEATH)
+    finally:
+        if passed >= 0:
+            os.close(passed)
+
+
+def link_beneath(top: int, path: bytes, directory: int, name: bytes) -> None:
+    """Give what is at a relative path one more name, in an open directory.
+
+    Raises:
+        OSError: It cannot be had.
+    """
+    above, _, last = path.rpartition(b"/")
+    with _opened(top, above) as source:
+        os.link(last, name, src_dir_fd=source, dst_dir_fd=directory, follow_symlinks=False)
 
 
 def is_opaque(directory: int) -> bool:
@@ -76,21 +102,42 @@ def usable(top: int, path: bytes, flags: int, mode: int) -> Iterator[int]:
         finally:
             os.close(fd)
         return
-    pinned = open_beneath(top, path, _PINNED)
+    with pinned_beneath(top, path) as pinned:
+        yield from _lifted(pinned, flags, mode, needed)
+
+
+@contextlib.contextmanager
+def pinned_beneath(top: int, path: bytes) -> Iterator[int]:
+    """Open one entry as a mere place, whatever the directories above it forbid their owner.
+
+    Raises:
+        OSError: There is none, a link is in the way, or a directory is another user's.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            pinned = open_beneath(top, path, _PINNED)
+        except PermissionError:
+            for at in (n for n, byte in enumerate(path) if byte == ord("/")):
+                above = open_beneath(top, path[:at], _PINNED)
+                stack.callback(os.close, above)
+                stack.enter_context(permitted_if_ours(above))
+            pinned = open_beneath(top, path, _PINNED)
+        stack.callback(os.close, pinned)
+        yield pinned
+
+
+def _lifted(pinned: int, flags: int, mode: int, needed: int) -> Iterator[int]:
     # chmod cannot refuse links before Linux 6.6; this name is the very entry that was looked at
     name = f"/proc/self/fd/{pinned}"
     try:
         os.chmod(name, stat.S_IMODE(mode) | needed)
+        fd = os.open(name, flags & ~os.O_NOFOLLOW)
         try:
-            fd = os.open(name, flags & ~os.O_NOFOLLOW)
-            try:
-                yield fd
-            finally:
-                os.close(fd)
+            yield fd
         finally:
-            os.chmod(name, stat.S_IMODE(mode))
+            os.close(fd)
     finally:
-        os.close(pinned)
+        os.chmod(name, stat.S_IMODE(mode))
 
 
 @dataclass(slots=True)
@@ -134,11 +181,8 @@ class _Copy:
                 os.close(pinned)
 
     def _status(self, path: bytes) -> os.stat_result:
-        pinned = open_beneath(self.source, path, _PINNED)
-        try:
+        with pinned_beneath(self.source, path) as pinned:
             return os.fstat(pinned)
-        finally:
-            os.close(pinned)
 
     def _entry(
         self, source: int, target: int, name: bytes, path: bytes, status: os.stat_result
@@ -178,10 +222,7 @@ class _Copy:
             if status.st_nlink > 1:
                 known = self.linked.setdefault((status.st_dev, status.st_ino), path)
                 if known is not path:
-                    os.link(
-                        known, name, src_dir_fd=self.target, dst_dir_fd=target,
-                        follow_symlinks=False,
-                    )  # fmt: skip
+                    link_beneath(self.target, known, target, name)
                     return True
         except OSError as error:
             if error.errno not in _IMMUTABLE:

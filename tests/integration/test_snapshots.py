@@ -405,6 +405,64 @@ def hostile(path: Path, *members: tarfile.TarInfo) -> Path:
     return path
 
 
+def test_directories_deeper_than_a_path_is_long(home: Path, tmp_path: Path) -> None:
+    with Sandbox(SPEC) as sandbox:
+        deep = (
+            "name=$(printf 'd%.0s' {1..250}); for n in {1..40}; do mkdir $name; cd $name; done;"
+            "echo deep >file; ln file other; cd /; mkdir $name; ln -s $name link"
+        )
+        assert sandbox.run(deep).exit_code == 0
+        look = (
+            "find / -xdev ! -type d -printf '%d %n %s %m %l\\n' | sort | md5sum;"
+            "find /testbed -name other -execdir cat {} +"
+        )
+        with sandbox.snapshot() as snapshot, Sandbox(snapshot) as fork:
+            assert fork.run(look).stdout == sandbox.run(look).stdout
+            assert "deep" in fork.run(look).stdout
+            snapshot.export(tmp_path / "s")
+            assert sandbox.diff(snapshot) == ()
+        with Snapshot.load(tmp_path / "s") as loaded, Sandbox(loaded) as other:
+            assert other.run(look).stdout == sandbox.run(look).stdout
+    assert not leftovers()
+
+
+def test_a_directory_below_one_that_is_closed(home: Path, tmp_path: Path) -> None:
+    """Root inside passes it by a capability that an ordinary user of the host lacks."""
+    with Sandbox(SPEC) as sandbox:
+        sandbox.run("mkdir -p /closed/sub/deep; echo x >/closed/sub/deep/f")
+        sandbox.run("chmod 0 /closed/sub /closed")
+        look = "cat /closed/sub/deep/f; stat -c %a /closed /closed/sub"
+        with sandbox.snapshot() as snapshot, Sandbox(snapshot) as fork:
+            assert fork.run(look).stdout == "x\n0\n0\n"
+            snapshot.export(tmp_path / "s")
+        with Snapshot.load(tmp_path / "s") as loaded, Sandbox(loaded) as other:
+            assert other.run(look).stdout == "x\n0\n0\n"
+
+
+def test_a_file_of_holes_is_exported_as_one(home: Path, tmp_path: Path) -> None:
+    """A model may make one that is larger than any disk."""
+    with Sandbox(SPEC) as sandbox:
+        holes = (
+            "truncate -s 8E /empty 2>/dev/null || truncate -s 8T /empty; truncate -s 4T /some;"
+            "echo begin | dd of=/some conv=notrunc status=none;"
+            "for n in 1 5 9; do head -c 70000 /dev/urandom |"
+            " dd of=/some seek=${n}G bs=64k oflag=seek_bytes conv=notrunc status=none; done;"
+            "printf end | dd of=/some seek=4T bs=64k oflag=seek_bytes conv=notrunc status=none;"
+            "echo behind >/then"
+        )
+        assert sandbox.run(holes).exit_code == 0
+        look = (
+            "stat -c '%s %n' /empty /some /then; cat /then; head -c 6 /some; tail -c 3 /some;"
+            "for n in 1 5 9; do tail -c +$((n<<30)) /some | head -c 80000 | md5sum; done;"
+            "du -k /empty | cut -f1"
+        )
+        with sandbox.snapshot() as snapshot:
+            snapshot.export(tmp_path / "s")
+        assert (tmp_path / "s").stat().st_size < 1 << 20
+        with Snapshot.load(tmp_path / "s") as loaded, Sandbox(loaded) as other:
+            assert other.run(look).stdout == sandbox.run(look).stdout
+
+
 @dataclasses.dataclass
 class _Unasked:
     """A request that no sandbox takes."""
