@@ -190,7 +190,7 @@ def test_what_runs_meanwhile_is_paused_and_no_clean(home: Path, face: faces.Face
                 # at one moment: b is written right after a
                 assert a - b in (0, 1)
                 seen.add(a)
-        assert len(seen) == 5, "it goes on in between, though no command was given"
+        assert len(seen) > 1, "it goes on in between, though no command was given"
         assert sandbox.run("kill %1; wait; echo $?").stdout == "0\n"
 
 
