@@ -613,3 +613,34 @@ def test_git_is_writable_where_asked_for(
     assert git(repository, "log", "--format=%s") == "second\nfirst\n"
     assert "src" not in git(repository, "status", "--short")
     assert "dangling" not in git(repository, "fsck")
+
+
+def test_no_directory_becomes_a_repository_of_the_models(
+    home: Path, project: Path, tmp_path: Path
+) -> None:
+    """Git takes any directory with HEAD, objects and refs for one, and does as its config says."""
+    require(shutil.which("git") is not None, "git")
+    planted = tmp_path / "planted"
+    own = project / "bare.git"
+    git(project, "init", "-q", "--bare", str(own))
+    settings = (
+        f'[core]\\n\\trepositoryformatversion = 0\\n\\tfsmonitor = "touch {planted}; false"\\n'
+    )
+    (project / "docs/HEAD").write_text("a heading\n")
+    make = f"echo 'ref: refs/heads/main' >HEAD; printf '{settings}\\tworktree = .\\n' >config"
+    with opened(project) as sb:
+        # at once; in two passes; and where the user has one of the names already
+        done(sb, f"mkdir -p src/objects src/refs; cd src; {make}; echo x >more")
+        done(sb, f"cd ../docs; mkdir objects refs; {make}")
+        done(sb, f"cd ../bare.git; {make}; echo x >hooks/post-update")
+        workspace = sb.workspace()
+        first = workspace.apply(["src/objects", "src/refs", "src/config"])
+        assert first.complete
+        report = workspace.apply()
+        skipped = {one.path for one in report.skipped}
+        assert {"src/HEAD", "docs/HEAD", "docs/objects", "docs/refs"} <= skipped
+        assert {"bare.git/config", "bare.git/hooks/post-update"} <= skipped
+        assert "src/more" in report.applied
+    for place in (project / "src", project / "docs", own):
+        subprocess.run(["git", "status"], cwd=place, capture_output=True, check=False)
+    assert not planted.exists()

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from sandbox_lite.jail.workspace.changeset import ChangeSet
 
 _IN_THE_WAY = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EXDEV)
+_HEAD, _BESIDE_HEAD = b"head", (b"objects", b"refs", b"commondir")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +68,7 @@ class Application:
         self._closed: list[Change] = []
         """Directories that take their mode when all is in them."""
         self._links: dict[str, bytes] = {}
+        self._repositories: dict[bytes, bool] = {}
 
     def all(self, changes: Sequence[Change]) -> ApplyReport:
         """Make them; see `ChangeSet.apply`."""
@@ -96,6 +98,8 @@ class Application:
         if not self._set.git and of_git(path):
             above, _, _ = path.rpartition(b"/")
             return "" if of_git(above) else "it is git's own, which may run programs"
+        if not self._set.git and self._makes_repository(path, change):
+            return "git would take its directory for a repository, whose settings may run programs"
         if change.problem or change.kind == "deleted":
             return change.problem or None
         if change.type not in ("file", "directory", "link"):
@@ -108,6 +112,43 @@ class Application:
             if not stays_inside(text, change.path.count("/")):
                 return f"it is a link out of the directory, to {os.fsdecode(text)!r}"
         return None
+
+    def _makes_repository(self, path: bytes, change: Change) -> bool:
+        """Return whether it is part of what git takes for a repository without a `.git` above it.
+
+        That is any directory with a `HEAD` and either `objects` and `refs` or a `commondir`
+        (git-config(1), safe.bareRepository); whoever goes there and asks git runs what its
+        `config` says. So none gets a `HEAD`, one that has it gets nothing of the others, and in one
+        that is a repository nothing is changed.
+        """
+        above, _, name = path.rpartition(b"/")
+        # a file system that knows no case shows it to git under any
+        name = name.lower()
+        if name == _HEAD and change.kind != "deleted" and change.type != "directory":
+            return True
+        if name in _BESIDE_HEAD and self._is_there(above, b"HEAD"):
+            return True
+        parts = path.split(b"/")
+        return any(self._is_repository(b"/".join(parts[:n])) for n in range(len(parts)))
+
+    def _is_repository(self, directory: bytes) -> bool:
+        known = self._repositories.get(directory)
+        if known is None:
+            known = self._is_there(directory, b"HEAD") and (
+                self._is_there(directory, b"commondir")
+                or (self._is_there(directory, b"objects") and self._is_there(directory, b"refs"))
+            )
+            self._repositories[directory] = known
+        return known
+
+    def _is_there(self, directory: bytes, name: bytes) -> bool:
+        """Return whether the user's own directory has it."""
+        path = directory + b"/" + name if directory else name
+        try:
+            with writing.opened_above(self._top, path) as (parent, last):
+                return writing.state_at(parent, last) is not None
+        except OSError:
+            return False
 
     def _link(self, change: Change) -> bytes:
         """Return what a link holds, read once: who runs inside may put another in its place after
