@@ -7,6 +7,7 @@ import hashlib
 import random
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit, urlunsplit
 
 from sandbox_lite.bench import data, prompt, tasks
 from sandbox_lite.bench.episode import Key
@@ -108,7 +109,7 @@ def planned(
         possible = tuple(mode for mode in modes if mode in task.modes)
         if not possible:
             raise SpecError(f"{task.name} makes no sense in mode {' or '.join(modes)}")
-        rows = data.load(task, data=file, offline=offline)
+        rows = data.load(task, data=None if file is None else file.absolute(), offline=offline)
         found.append(
             Planned(
                 name=name,
@@ -187,11 +188,16 @@ def described_model(model: ModelSettings) -> Json:
     """Return which model, where, and how it is asked, without any key."""
     return {
         "model": model.model,
-        "base_url": model.base_url,
+        "base_url": model.base_url and _without_password(model.base_url),
         "temperature": model.temperature,
         "max_tokens": model.max_tokens,
         "extra_body": masked(dict(model.extra_body)),
     }
+
+
+def _without_password(url: str) -> str:
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
 
 
 def described_tasks(plan: Sequence[Planned]) -> Json:

@@ -135,26 +135,28 @@ class Runner:
             SandboxLiteError: The results cannot be written; what runs is broken off.
         """
         broken_off = 0
-        with ThreadPoolExecutor(self._pace.concurrency, "sandbox-lite grading") as threads:
-            self._graders = threads
-            try:
-                while self._may_begin() or self._running:
-                    while self._may_begin() and self._has_room():
-                        task = asyncio.ensure_future(self._episode(*self._waiting.popleft()))
-                        self._running.add(task)
-                    done, _ = await asyncio.wait(
-                        self._running,
-                        timeout=_PRESSURE_SECONDS,
-                        return_when=asyncio.FIRST_COMPLETED,
-                    )
-                    self._running -= done
-                    for task in done:
-                        if task.cancelled():
-                            broken_off += 1
-                        else:
-                            task.result()
-            finally:
-                await self._break_off()
+        threads = ThreadPoolExecutor(self._pace.concurrency, "sandbox-lite grading")
+        self._graders = threads
+        try:
+            while self._may_begin() or self._running:
+                while self._may_begin() and self._has_room():
+                    task = asyncio.ensure_future(self._episode(*self._waiting.popleft()))
+                    self._running.add(task)
+                done, _ = await asyncio.wait(
+                    self._running,
+                    timeout=_PRESSURE_SECONDS,
+                    return_when=asyncio.FIRST_COMPLETED,
+                )
+                self._running -= done
+                for task in done:
+                    if task.cancelled():
+                        broken_off += 1
+                    else:
+                        task.result()
+        finally:
+            await self._break_off()
+            # what a judge takes minutes for must not keep the results of the rest
+            threads.shutdown(wait=False, cancel_futures=True)
         return Ended(
             interrupted=self._stopped,
             out_of_tokens=bool(self._waiting) and not self._stopped,

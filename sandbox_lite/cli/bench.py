@@ -89,7 +89,7 @@ def run(
         int | None, typer.Option(metavar="N", min=1, help="Episodes at once; else by the machine.")
     ] = None,
     retries: Annotated[
-        int, typer.Option(metavar="N", min=0, help="Further tries after a fault that is not its.")
+        int, typer.Option(metavar="N", min=0, help="Further tries after a fault of server or host.")
     ] = 2,
     scorer: Scorer = "default",
     prompts: Annotated[
@@ -175,7 +175,7 @@ def run(
     from sandbox_lite.cli import benching
 
     if no_network and network not in (None, "none"):
-        raise SpecError("--no-network and --network contradict each other")
+        raise SpecError("--no-network and --network contradict each other", hint="name one of them")
     named = {
         "model": model, "base_url": base_url, "api_key_env": api_key_env, "rootfs": rootfs,
         "network": "none" if no_network else network, "allow": allow,

@@ -141,8 +141,9 @@ def documents(name: str) -> Documents:
 
 def prompts(name: str) -> Literal["ours", "paper"] | Path:
     """Return whose prompts a word names; another word is a directory."""
-    if name == "ours" or name == "paper":  # this way its type is known
-        return name
+    known: dict[str, Literal["ours", "paper"]] = {"ours": "ours", "paper": "paper"}
+    if name in known:
+        return known[name]
     if not Path(name).is_dir():
         raise SpecError(f"no prompts {name!r}", hint="ours, paper, or a directory of your own")
     return Path(name)
