@@ -15,7 +15,7 @@ from sandbox_lite.config import masked
 from sandbox_lite.errors import SpecError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Collection, Iterator, Sequence
     from pathlib import Path
     from typing import Literal
 
@@ -142,6 +142,7 @@ def experiment(
     *,
     repeats: int,
     documents: Documents,
+    without: Collection[str],
     model: ModelSettings,
     limits: AgentLimits,
     command_seconds: float,
@@ -155,6 +156,7 @@ def experiment(
         plan: What is tried.
         repeats: Tries of each problem.
         documents: Where documents go in sandbox mode.
+        without: Tools that a sandbox's model does not have.
         model: Keys and what looks like one are left out.
         limits: Of each episode.
         command_seconds: For one command inside.
@@ -176,6 +178,7 @@ def experiment(
         },
         "repeats": repeats,
         "context": documents,
+        "without_tools": sorted(without),
         "model": described_model(model),
         "limits": dataclasses.asdict(limits) | {"command_seconds": command_seconds},
         "sandbox": sandbox,

@@ -114,6 +114,10 @@ def run(
     no_network: Annotated[
         bool, typer.Option("--no-network", metavar="", help="Sandboxes reach nothing.")
     ] = False,
+    no_exec: Annotated[
+        bool,
+        typer.Option("--no-exec", metavar="", help="No commands: the editor and submit alone."),
+    ] = False,
     model: Model = None,
     base_url: BaseUrl = None,
     api_key_env: Annotated[
@@ -198,6 +202,7 @@ def run(
         retries=retries,
         prompts=benching.prompts(prompts),
         documents=benching.documents(context),
+        without=frozenset({"execute_bash"} if no_exec else ()),
         judging=benching.Judging(
             scorer=benching.scorer(scorer),
             model=judge_model,

@@ -97,6 +97,8 @@ class Request:
     retries: int = 2
     prompts: Literal["ours", "paper"] | Path = "ours"
     documents: Documents = "files"
+    without: frozenset[str] = frozenset()
+    """Tools that a sandbox's model does not have."""
     judging: Judging = dataclasses.field(default_factory=Judging)
     max_tokens_total: int | None = None
     fail_under: float | None = None
@@ -201,11 +203,12 @@ async def _perform(
         computers = Computers(
             make=request.sandbox,
             limits=limits,
-            context=ToolContext(timeout_seconds=settings.timeout),
+            context=ToolContext(timeout_seconds=settings.timeout, without=request.without),
             documents=request.documents,
         )
     experiment = plans.experiment(
-        plan, repeats=request.repeats, documents=request.documents, model=asked, limits=limits,
+        plan, repeats=request.repeats, documents=request.documents, without=request.without,
+        model=asked, limits=limits,
         command_seconds=settings.timeout, sandbox=_sandbox_record(request, enforced),
         scorer=request.judging.scorer, judge=judge,
     )  # fmt: skip

@@ -376,6 +376,31 @@ def test_ctrl_c_leaves_a_usable_result(cli: Installed) -> None:
     assert results(cli)["score"] == {"sandbox": 0.75}
 
 
+def test_without_commands_there_is_the_editor(cli: Installed) -> None:
+    """The model asks for a command all the same, by either name: nothing is run."""
+
+    def editing(request: dict[str, Any]) -> Scripted:
+        said = sum(message["role"] == "assistant" for message in request["messages"])
+        path, number = answer_path(request), number_of(request)
+        calls: list[tuple[str, object]] = [
+            ("execute_bash", {"command": f"echo {TRUTHS[number]} > {path}"}),
+            ("bash", {"command": f"echo {TRUTHS[number]} > {path}"}),
+        ]
+        if number in RIGHT["sandbox"]:
+            text = str(TRUTHS[number])
+            made = {"command": "create", "path": path, "file_text": text}
+            calls.append(("str_replace_editor", made))
+        calls.append(("submit", {}))
+        return says(None, calls[said])
+
+    result, requests = bench(cli, editing, "--mode", "sandbox", "--no-exec")
+    assert result.code == 0, result.err
+    names = {tool["function"]["name"] for one in requests for tool in one["tools"]}
+    assert names == {"str_replace_editor", "submit"}
+    assert results(cli)["score"] == {"sandbox": 0.75}
+    assert results(cli)["experiment"]["without_tools"] == ["execute_bash"]
+
+
 def test_bounds_and_thresholds(cli: Installed) -> None:
     words = ("--mode", "plain", "--concurrency", "1", "--max-tokens-total", str(PLAIN_TOKENS + 1))
     result, requests = bench(cli, conversation, *words)
