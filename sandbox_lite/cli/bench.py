@@ -176,7 +176,7 @@ def run(
     """
     # all that follows is slow to import, and --help needs none of it
     from sandbox_lite.bench.plan import Selection
-    from sandbox_lite.cli import benching
+    from sandbox_lite.cli import bench_words, benching
 
     if no_network and network not in (None, "none"):
         raise SpecError("--no-network and --network contradict each other", hint="name one of them")
@@ -192,7 +192,7 @@ def run(
     settings = config.load(named)
     request = benching.Request(
         tasks=tuple(tasks),
-        modes=benching.modes(mode),
+        modes=bench_words.modes(mode),
         settings=settings,
         selection=Selection(ids=_words(ids), limit=limit, shuffle=shuffle, seed=seed),
         data=data,
@@ -200,11 +200,11 @@ def run(
         repeats=repeats,
         concurrency=concurrency,
         retries=retries,
-        prompts=benching.prompts(prompts),
-        documents=benching.documents(context),
+        prompts=bench_words.prompts(prompts),
+        documents=bench_words.documents(context),
         without=frozenset({"execute_bash"} if no_exec else ()),
         judging=benching.Judging(
-            scorer=benching.scorer(scorer),
+            scorer=bench_words.scorer(scorer),
             model=judge_model,
             base_url=judge_base_url,
             repeats=judge_repeats,
@@ -240,12 +240,12 @@ def regrade(
       sandbox-lite bench regrade results --scorer paper
       sandbox-lite bench regrade results --judge-model NAME --judge-base-url URL
     """
-    from sandbox_lite.cli import benching
+    from sandbox_lite.cli import bench_words, benching
 
     return benching.regraded(
         directory,
         benching.Judging(
-            scorer=benching.scorer(scorer),
+            scorer=bench_words.scorer(scorer),
             model=judge_model,
             base_url=judge_base_url,
             repeats=judge_repeats,

@@ -9,7 +9,7 @@ import os
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, cast, get_args
+from typing import TYPE_CHECKING
 
 from sandbox_lite.agent.episode import AgentLimits
 from sandbox_lite.agent.model import AsyncModel
@@ -20,10 +20,8 @@ from sandbox_lite.bench import regrade as regrading
 from sandbox_lite.bench import results as reporting
 from sandbox_lite.bench.grading import Grading, opened_judge
 from sandbox_lite.bench.ledger import RESULTS, Ledger, load_header, write_json
-from sandbox_lite.bench.prompt import Documents
 from sandbox_lite.bench.rollout import Computers
 from sandbox_lite.bench.runner import Pace, Runner, default_concurrency
-from sandbox_lite.bench.task import Scorer
 from sandbox_lite.cli import signals
 from sandbox_lite.cli.bench_view import progress, show
 from sandbox_lite.cli.job import model_settings
@@ -39,8 +37,9 @@ if TYPE_CHECKING:
     from sandbox_lite.bench.episode import Episode, Json
     from sandbox_lite.bench.graders.judge import Judge
     from sandbox_lite.bench.plan import Planned, Selection
+    from sandbox_lite.bench.prompt import Documents
     from sandbox_lite.bench.runner import Ended
-    from sandbox_lite.bench.task import Mode
+    from sandbox_lite.bench.task import Mode, Scorer
     from sandbox_lite.config import Settings
 
 
@@ -124,42 +123,6 @@ class Request:
             return self.out
         moment = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
         return Path(self.settings.runs_dir) / f"bench-{moment}-{os.getpid()}"
-
-
-def modes(name: str) -> tuple[Mode, ...]:
-    """Return the modes that a word stands for."""
-    known: dict[str, tuple[Mode, ...]] = {
-        "sandbox": ("sandbox",), "plain": ("plain",), "both": ("sandbox", "plain"),
-    }  # fmt: skip
-    if name not in known:
-        raise SpecError(f"no mode {name!r}", hint=f"one of: {', '.join(known)}")
-    return known[name]
-
-
-def documents(name: str) -> Documents:
-    """Return where documents go."""
-    return cast("Documents", _one_of(name, get_args(Documents), "--context"))
-
-
-def prompts(name: str) -> Literal["ours", "paper"] | Path:
-    """Return whose prompts a word names; another word is a directory."""
-    known: dict[str, Literal["ours", "paper"]] = {"ours": "ours", "paper": "paper"}
-    if name in known:
-        return known[name]
-    if not Path(name).is_dir():
-        raise SpecError(f"no prompts {name!r}", hint="ours, paper, or a directory of your own")
-    return Path(name)
-
-
-def scorer(name: str) -> Scorer:
-    """Return which scorer a word names."""
-    return cast("Scorer", _one_of(name, get_args(Scorer), "--scorer"))
-
-
-def _one_of(name: str, known: Sequence[str], flag: str) -> str:
-    if name not in known:
-        raise SpecError(f"{flag} {name!r} is not known", hint=f"one of: {', '.join(known)}")
-    return name
 
 
 def perform(request: Request, *, as_json: bool) -> int:
