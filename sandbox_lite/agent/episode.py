@@ -267,7 +267,7 @@ class Episode(Generic[_ComputerT, _ChatT]):
             try:
                 asked = self._model.complete(
                     self.messages,
-                    tools.schemas(),
+                    tools.schemas(self._context.without),
                     max_tokens=self._budget,
                     timeout=self._seconds_left(),
                 )

@@ -18,7 +18,9 @@ Mode = Literal["sandbox", "plain"]
 Scorer = Literal["default", "paper"]
 """`paper` reproduces the published scorers with their quirks, `default` mends those."""
 
-NoAnswerReason = Literal["missing", "empty", "directory", "link", "special", "huge", "binary"]
+NoAnswerReason = Literal[
+    "missing", "empty", "directory", "link", "special", "huge", "binary", "unstoppable", "context"
+]
 
 
 @dataclass(frozen=True, kw_only=True)

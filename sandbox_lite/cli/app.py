@@ -13,6 +13,7 @@ import typer
 
 import sandbox_lite
 from sandbox_lite.cli import (
+    bench,
     branches,
     config,
     demo,
@@ -83,6 +84,7 @@ def _main(
       sandbox-lite exec -- python3 -c 'print(1)' run a program in a fresh sandbox
       sandbox-lite shell                         look round in one yourself
       sandbox-lite create --name work            keep one; exec, shell, cp, rm take its name
+      sandbox-lite bench math --model NAME       does a computer make a model better?
       sandbox-lite diff RUN                      what one changed in its --workspace; then apply
     """
 
@@ -111,6 +113,7 @@ for name, command in (
     app.command(name, context_settings=settings)(command)
 app.add_typer(rootfs.app, name="rootfs")
 app.add_typer(config.app, name="config")
+app.add_typer(bench.app, name="bench")
 
 
 def _flow(commands: Sequence[CommandInfo]) -> None:
@@ -122,7 +125,7 @@ def _flow(commands: Sequence[CommandInfo]) -> None:
         )
 
 
-for group in (app, rootfs.app, config.app):
+for group in (app, rootfs.app, config.app, bench.app):
     _flow(group.registered_commands)
 
 

@@ -95,7 +95,7 @@ def perform(job: Job, view: View) -> JobResult:
     transfer.checked_output(job.output_dir)
     _checked_run_dir(job)
     with contextlib.ExitStack() as stack:
-        model = stack.enter_context(Model(_model_settings(job)))
+        model = stack.enter_context(Model(model_settings(settings, job.api_key)))
         sandbox = stack.enter_context(_sandbox(job, stack))
         transfer.send(sandbox, job.input_dir, prompt.input_dir)
         directory = _make_run_dir(job)
@@ -223,8 +223,16 @@ def _kept_changes(sandbox: Sandbox, job: Job, directory: Path) -> SandboxLiteErr
     return None
 
 
-def _model_settings(job: Job) -> ModelSettings:
-    settings = job.settings
+def model_settings(settings: Settings, api_key: str | None = None) -> ModelSettings:
+    """Return how the model is asked.
+
+    Args:
+        settings: What is in force.
+        api_key: None is the one that they name.
+
+    Raises:
+        SpecError: No model is named.
+    """
     if settings.model is None:
         raise SpecError(
             "no model is named",
@@ -234,7 +242,7 @@ def _model_settings(job: Job) -> ModelSettings:
     return ModelSettings(
         model=settings.model,
         base_url=settings.base_url,
-        api_key=job.api_key or settings.api_key(),
+        api_key=api_key or settings.api_key(),
         temperature=settings.temperature,
         max_tokens=settings.completion_tokens,
         timeout=settings.model_timeout,

@@ -9,7 +9,8 @@ import threading
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    import asyncio
+    from collections.abc import Callable, Iterator
     from types import FrameType
 
 _received: list[int] = []
@@ -40,6 +41,41 @@ def exit_code() -> int:
 
 
 @contextlib.contextmanager
+def told(loop: asyncio.AbstractEventLoop, stop: Callable[[], None]) -> Iterator[None]:
+    """Let the first such signal call `stop` on a loop, in place of unwinding what runs there.
+
+    A second one unwinds the program.
+    """
+    caught = False
+
+    def tell(number: int, frame: FrameType | None) -> None:
+        nonlocal caught
+        del frame
+        _received.append(number)
+        if caught:
+            raise KeyboardInterrupt
+        caught = True
+        loop.call_soon_threadsafe(stop)
+
+    with _handled(tell):
+        yield
+
+
+@contextlib.contextmanager
+def _handled(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {n: signal.getsignal(n) for n in numbers}
+    for number, known in before.items():
+        if known is not signal.SIG_IGN:
+            signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        for number, known in before.items():
+            signal.signal(number, known)
+
+
+@contextlib.contextmanager
 def held(message: str) -> Iterator[None]:
     """Let the block finish in spite of one such signal; a second one breaks it off.
 
@@ -60,15 +96,7 @@ def held(message: str) -> Iterator[None]:
         del frame
         print(f"\n{message}; press Ctrl-C again to give up", file=sys.stderr, flush=True)
 
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = {n: signal.getsignal(n) for n in numbers}
-    for number, handler in before.items():
-        if handler is not signal.SIG_IGN:
-            signal.signal(number, wait)
-    try:
+    with _handled(wait):
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
     if caught:
         raise KeyboardInterrupt

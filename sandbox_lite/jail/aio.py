@@ -284,6 +284,18 @@ class AsyncSandbox:
                 await stack.enter_async_context(self._turn(name))
             yield
 
+    @contextlib.asynccontextmanager
+    async def still(self) -> AsyncIterator[None]:
+        """Keep every process inside from running until the block ends; see `Sandbox.still`."""
+        stack = contextlib.ExitStack()
+        async with self._alone():
+            try:
+                enter = partial(stack.enter_context, self._sandbox.still())
+                await in_thread("snapshots", enter, surely=True)
+                yield
+            finally:
+                await in_thread("snapshots", stack.close, surely=True)
+
     async def snapshot(self) -> Snapshot:
         """Freeze files and shells as they are now; see `Sandbox.snapshot`."""
         made: list[Snapshot] = []

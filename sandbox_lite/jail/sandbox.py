@@ -36,6 +36,7 @@ from sandbox_lite.jail.limits.meter import Meter
 from sandbox_lite.jail.limits.processes import Processes
 from sandbox_lite.jail.native import nest as native_nest
 from sandbox_lite.jail.openat2 import IN_ROOT, openat2
+from sandbox_lite.jail.pause import paused
 from sandbox_lite.jail.process import admitted, explained, uninterrupted
 from sandbox_lite.jail.program import Program
 from sandbox_lite.jail.programs import find_bwrap
@@ -48,7 +49,7 @@ from sandbox_lite.jail.workspace import live as workspaces
 from sandbox_lite.spec import Enforcement, Limits, Publish, SandboxSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Sequence
+    from collections.abc import Callable, Collection, Iterator, Sequence
 
     from sandbox_lite.jail.changes import Change
     from sandbox_lite.jail.egress.serving import Egress
@@ -187,6 +188,7 @@ class Sandbox:
         self._drainer: Drainer | None = None
         self._meter: Meter | None = None
         self._freezer: Freezer | None = None
+        self._processes: Processes | None = None
         self._covered: Callable[[], int] | None = None
         """Waits until its /proc is covered, which must be before anything of others runs inside."""
         self._workspaces: dict[Mount, workspaces.Workspace] = {}
@@ -275,6 +277,7 @@ class Sandbox:
         looks = self._opened_looks(stack, proc, self._supervisor)
         disk = self._opened_disk(stack, self._supervisor, upper, looks)
         processes = Processes(proc, others=None if looks is None else looks.memfds)
+        self._processes = processes
         inside = Path(f"/proc/{self._supervisor.holder}/root{bwrap.UPPER}/upper")
         top = inside if upper.path is None else upper.path
         self._freezer = stack.enter_context(
@@ -730,6 +733,22 @@ class Sandbox:
         self._open_supervisor()
         assert self._meter is not None
         return self._meter.stats()
+
+    @contextlib.contextmanager
+    def still(self) -> Iterator[None]:
+        """Keep every process inside from running until the block ends; files can be read in it.
+
+        For whoever must know that nothing inside changes a file while he looks at it. No command
+        may be under way in another thread.
+
+        Raises:
+            HostError: They make new ones faster than they can be stopped.
+            SandboxClosedError: The sandbox is closed.
+        """
+        with self._open_supervisor().in_use(), self._freezing:
+            assert self._processes is not None
+            with paused(self._processes):
+                yield
 
     # -- branches -----------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from sandbox_lite.errors import RootfsError, SpecError
+from sandbox_lite.errors import HostError, RootfsError, SpecError
 from sandbox_lite.jail import changes, trees
 from sandbox_lite.jail.layers import Layer, frozen, opened
 from sandbox_lite.jail.limits.processes import FIRST
@@ -337,11 +337,21 @@ class Freezer:
         Raises:
             HostError: A layer cannot be made, or a process not be stopped.
         """
-        with opened(self._top) as (top,), paused(self._processes):
-            alone = self._alone(pids)
-            layers = self._layers(top, self._last)
-            # behind the copying, which may have to lift a permission for a moment
-            found = trees.fingerprint(top)
+        layers: tuple[Layer, ...] = ()
+        try:
+            with opened(self._top) as (top,), paused(self._processes):
+                alone = self._alone(pids)
+                layers = self._layers(top, self._last)
+                # behind the copying, which may have to lift a permission for a moment
+                found = trees.fingerprint(top)
+        except BaseException as error:
+            for layer in layers:
+                layer.let_go()
+            if not isinstance(error, OSError):
+                raise
+            raise HostError(
+                f"cannot look at the sandbox's files: {error.strerror} ({error.filename})"
+            ) from error
         self._note(
             _Point(
                 begun=begun, alone=alone, fingerprint=found, shells=shells,

@@ -23,7 +23,7 @@ from sandbox_lite.agent.work import finish
 from sandbox_lite.errors import FileAccessError, PolicyError, SpecError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection
 
     from sandbox_lite.agent.work import Work
 
@@ -52,9 +52,9 @@ def find(name: str) -> Tool | None:
     return _BY_NAME.get(name.strip())
 
 
-def schemas() -> list[dict[str, object]]:
-    """Return the `tools` list of a chat completion request."""
-    return [tool.schema for tool in TOOLS]
+def schemas(without: Collection[str] = ()) -> list[dict[str, object]]:
+    """Return the `tools` list of a chat completion request, without those of these names."""
+    return [tool.schema for tool in TOOLS if tool.name not in without]
 
 
 def call(
@@ -75,15 +75,16 @@ def call_work(
     computer: AnyComputer, tool_call: ToolCall, context: ToolContext | None = None
 ) -> Work[Observation]:
     """Return the work of `call`, for whoever waits in another way."""
+    context = context or ToolContext()
     tool = find(tool_call.name)
-    if tool is None:
-        names: Sequence[str] = [tool.name for tool in TOOLS]
+    if tool is None or tool.name in context.without:
+        names = [tool.name for tool in TOOLS if tool.name not in context.without]
         return _refused(
             tool_call, f"There is no tool {tool_call.name!r}. The tools are: {', '.join(names)}."
         )
     try:
         arguments = tool.parse(tool_call.arguments)
-        reply = yield from tool.function(computer, arguments, context or ToolContext())
+        reply = yield from tool.function(computer, arguments, context)
     except Refusal as refusal:
         return _refused(tool_call, str(refusal))
     except (FileAccessError, PolicyError, SpecError) as error:

@@ -137,6 +137,9 @@ class Reply:
 class ToolContext:
     """What surrounds a call: time and room."""
 
+    without: frozenset[str] = frozenset()
+    """Names of tools that are neither offered nor executed."""
+
     timeout_seconds: float = 120.0
     """Of a command whose call names none."""
     max_timeout_seconds: float = 3600.0
