@@ -35,7 +35,13 @@ from sandbox_lite.jail.limits.disk import DirectoryDisk, TmpfsDisk, measure
 from sandbox_lite.jail.limits.meter import Meter
 from sandbox_lite.jail.limits.processes import Processes
 from sandbox_lite.jail.native import nest as native_nest
-from sandbox_lite.jail.openat2 import IN_ROOT, openat2
+from sandbox_lite.jail.openat2 import (
+    BENEATH,
+    IN_ROOT,
+    NO_SYMLINKS,
+    kernel_file_system,
+    openat2,
+)
 from sandbox_lite.jail.pause import paused
 from sandbox_lite.jail.process import admitted, explained, uninterrupted
 from sandbox_lite.jail.program import Program
@@ -272,8 +278,7 @@ class Sandbox:
         for number, one in enumerate((*rootfs.mounts, *spec.mounts)):
             if one in self._workspaces:
                 self._workspaces[one].begin(self._supervisor.holder, self._supervisor.pid, number)
-        proc = os.open(f"/proc/{self._supervisor.pid}/root/proc", _PLACE)
-        stack.callback(os.close, proc)
+        proc = self._opened_proc(stack, self._supervisor)
         looks = self._opened_looks(stack, proc, self._supervisor)
         disk = self._opened_disk(stack, self._supervisor, upper, looks)
         processes = Processes(proc, others=None if looks is None else looks.memfds)
@@ -327,6 +332,18 @@ class Sandbox:
         if self._policy is not None:
             self._egress = stack.enter_context(serving.egress(namespace, self._policy))
         return stack.enter_context(serving.published(namespace, self.spec.publish))
+
+    def _opened_proc(self, stack: contextlib.ExitStack, supervisor: Supervisor) -> int:
+        """Return the jail's own /proc, whatever the layers have in its place."""
+        root = os.open(f"/proc/{supervisor.pid}/root", os.O_PATH | os.O_CLOEXEC)
+        try:
+            proc = openat2(root, b"proc", _PLACE, resolve=BENEATH | NO_SYMLINKS)
+        finally:
+            os.close(root)
+        stack.callback(os.close, proc)
+        if kernel_file_system(proc) != "proc":
+            raise LaunchError("the sandbox's /proc is none", hint="do not trust its rootfs")
+        return proc
 
     def _opened_looks(
         self, stack: contextlib.ExitStack, proc: int, supervisor: Supervisor

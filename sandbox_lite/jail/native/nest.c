@@ -51,9 +51,14 @@ static void mount_one(const char *target, const char *options)
         check(mount(options, path, 0, MS_BIND, 0), "bind: ", path);
         break;
     case 'r': /* read-only, and no device: what is not there needs no cover */
-        error = mount(options, path, 0, MS_BIND, 0);
+        error = CALL4(SYS_openat, AT_FDCWD, path, O_PATH | O_CLOEXEC, 0);
         if (error == -ENOENT)
             break;
+        if (error >= 0) {
+            CALL1(SYS_close, error);
+            /* that nothing is there to cover it with is no reason to leave it bare */
+            error = mount(options, path, 0, MS_BIND, 0);
+        }
         if (error >= 0)
             error = mount(0, path, 0, MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV
                           | MS_NOEXEC, 0);
