@@ -108,12 +108,15 @@ def test_no_finalizers() -> None:
             assert "def __del__" not in (ROOT / path).read_text(), path
 
 
-def test_readmes_python_runs(standard_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_readmes_python_runs(
+    standard_home: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("SANDBOX_LITE_HOME", str(standard_home))
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     assert blocks
     for block in blocks:
-        subprocess.run([sys.executable, "-W", "error", "-c", block], check=True, timeout=60)
+        words = [sys.executable, "-W", "error", "-c", block]
+        subprocess.run(words, check=True, timeout=60, cwd=tmp_path)
 
 
 def test_readmes_commands_exist() -> None:
