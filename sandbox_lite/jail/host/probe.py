@@ -142,6 +142,10 @@ def _confined(pid: int) -> tuple[str | int, ...]:
     return (str(user), seccomp_filters(), apparmor_profile())
 
 
+_known: dict[str, Literal["tmpfs", "directory"]] = {}
+"""What this program has found, or read, by the key of the probe."""
+
+
 def _probe_key(path: Path) -> str:
     found = path.stat()
     identity = [boot_id(), platform.release(), os.getuid(), str(path), found.st_mtime_ns]
@@ -187,11 +191,15 @@ def upper_kind(path: Path, *, weaker: bool = False) -> Upper:
         HostError: No sandbox can be made here; the hint names the layer that blocks.
     """
     key = _probe_key(path)
+    # programs that are let do different things take turns with the one file
+    if key in _known:
+        return _known[key]
     cache = places.cache_dir() / "probe.json"
     with contextlib.suppress(OSError, ValueError):
         known = json.loads(cache.read_text())
         if isinstance(known, dict) and known.get("key") == key:
-            return "tmpfs" if known["upper"] == "tmpfs" else "directory"
+            _known[key] = "tmpfs" if known["upper"] == "tmpfs" else "directory"
+            return _known[key]
     kind = probed(path)
     if isinstance(kind, Block):
         if weaker and kind.layer == "overlay" and copies(path):
@@ -202,4 +210,5 @@ def upper_kind(path: Path, *, weaker: bool = False) -> Upper:
         stage = cache.with_suffix(f".{os.getpid()}")
         stage.write_text(json.dumps({"key": key, "upper": kind}))
         stage.rename(cache)
+    _known[key] = kind
     return kind
