@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Literal, cast
 
 from sandbox_lite.jail.access import FILE, kind_of, opened, permitted_if_ours
 from sandbox_lite.jail.openat2 import BENEATH, NO_SYMLINKS, openat2
+from sandbox_lite.jail.trees import OPAQUE, is_whiteout
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -25,8 +26,6 @@ ChangeKind = Literal["added", "changed", "deleted"]
 FileType = Literal["file", "directory", "link", "fifo", "socket", "device"]
 Aspect = Literal["type", "content", "mode", "owner"]
 
-OPAQUE = "user.overlay.opaque"
-"""Of a directory, with the value `y`: nothing shows in it of the layers below."""
 _PINNED = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 _LISTED = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _CHUNK = 1 << 18
@@ -216,7 +215,7 @@ class _Comparison:
                 top = top or status
                 if layer == layers[-1] or not self._opaque(fds[layer], name, layer):
                     continue
-            elif top is None and not _is_whiteout(status):
+            elif top is None and not is_whiteout(status):
                 return _Seen((layer,), status)
             # below a whiteout, another kind of file or an opaque directory nothing shows
             break
@@ -359,10 +358,6 @@ def _next_data(file: int, at: int) -> int:
 
 def _directories(seen: _Seen | None) -> tuple[int, ...]:
     return () if seen is None or not stat.S_ISDIR(seen.status.st_mode) else seen.layers
-
-
-def _is_whiteout(status: os.stat_result) -> bool:
-    return stat.S_ISCHR(status.st_mode) and status.st_rdev == 0
 
 
 def _owner(status: os.stat_result) -> tuple[int, int]:

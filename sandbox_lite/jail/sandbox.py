@@ -22,6 +22,7 @@ from sandbox_lite.jail import (
     layers,
     limits,
     nests,
+    opened,
     process,
     served_files,
     snapshots,
@@ -31,17 +32,9 @@ from sandbox_lite.jail import network as networks
 from sandbox_lite.jail.kept.client import KeptSandbox
 from sandbox_lite.jail.launch import launch
 from sandbox_lite.jail.limits import states, watchdog
-from sandbox_lite.jail.limits.disk import DirectoryDisk, TmpfsDisk, measure
 from sandbox_lite.jail.limits.meter import Meter
 from sandbox_lite.jail.limits.processes import Processes
 from sandbox_lite.jail.native import nest as native_nest
-from sandbox_lite.jail.openat2 import (
-    BENEATH,
-    IN_ROOT,
-    NO_SYMLINKS,
-    kernel_file_system,
-    openat2,
-)
 from sandbox_lite.jail.pause import paused
 from sandbox_lite.jail.process import admitted, explained, uninterrupted
 from sandbox_lite.jail.program import Program
@@ -63,15 +56,14 @@ if TYPE_CHECKING:
     from sandbox_lite.jail.interaction import Interaction
     from sandbox_lite.jail.layers import Layer, Upper
     from sandbox_lite.jail.limits.backend import Box
+    from sandbox_lite.jail.limits.disk import DirectoryDisk, TmpfsDisk
     from sandbox_lite.jail.nest import Nest
     from sandbox_lite.jail.rootfs.store import Progress, Rootfs, RootfsInfo
-    from sandbox_lite.jail.served_files import ServedFiles
     from sandbox_lite.jail.steps import Steps
     from sandbox_lite.jail.supervisor import Supervisor
     from sandbox_lite.spec import (
         CommandResult,
         Ids,
-        LimitName,
         Mount,
         NetworkRequest,
         PublishedPort,
@@ -80,7 +72,6 @@ if TYPE_CHECKING:
     )
 
 _HOMES_SECONDS = 30.0
-_PLACE = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
 def _published(ports: Mapping[int, int] | Sequence[Publish]) -> tuple[Publish, ...]:
@@ -278,9 +269,9 @@ class Sandbox:
         for number, one in enumerate((*rootfs.mounts, *spec.mounts)):
             if one in self._workspaces:
                 self._workspaces[one].begin(self._supervisor.holder, self._supervisor.pid, number)
-        proc = self._opened_proc(stack, self._supervisor)
-        looks = self._opened_looks(stack, proc, self._supervisor)
-        disk = self._opened_disk(stack, self._supervisor, upper, looks)
+        proc = opened.proc(stack, self._supervisor)
+        looks = opened.looks(stack, proc, self._supervisor) if self._several_ids else None
+        disk = opened.disk(stack, self._supervisor, upper, spec, looks)
         processes = Processes(proc, others=None if looks is None else looks.memfds)
         self._processes = processes
         inside = Path(f"/proc/{self._supervisor.holder}/root{bwrap.UPPER}/upper")
@@ -332,67 +323,6 @@ class Sandbox:
         if self._policy is not None:
             self._egress = stack.enter_context(serving.egress(namespace, self._policy))
         return stack.enter_context(serving.published(namespace, self.spec.publish))
-
-    def _opened_proc(self, stack: contextlib.ExitStack, supervisor: Supervisor) -> int:
-        """Return the jail's own /proc, whatever the layers have in its place."""
-        root = os.open(f"/proc/{supervisor.pid}/root", os.O_PATH | os.O_CLOEXEC)
-        try:
-            proc = openat2(root, b"proc", _PLACE, resolve=BENEATH | NO_SYMLINKS)
-        finally:
-            os.close(root)
-        stack.callback(os.close, proc)
-        if kernel_file_system(proc) != "proc":
-            raise LaunchError("the sandbox's /proc is none", hint="do not trust its rootfs")
-        return proc
-
-    def _opened_looks(
-        self, stack: contextlib.ExitStack, proc: int, supervisor: Supervisor
-    ) -> ServedFiles | None:
-        """Return who measures what belongs to other ids, where this process may not look at it."""
-        if not self._several_ids or not served_files.needed():
-            return None
-        # beside the one for files, where a long copy would keep the limits waiting
-        looks = served_files.ServedFiles(proc, supervisor.pid)
-        stack.callback(looks.close)
-        return looks
-
-    def _opened_disk(
-        self,
-        stack: contextlib.ExitStack,
-        supervisor: Supervisor,
-        upper: Upper,
-        looks: ServedFiles | None,
-    ) -> TmpfsDisk | DirectoryDisk:
-        roots: dict[LimitName, str] = {"disk": bwrap.UPPER, "shm": bwrap.SHM}
-        if upper.path is not None:
-            del roots["disk"]
-        fds: dict[LimitName, int] = {}
-        for name, root in roots.items():
-            # the outer namespace's own view: what is mounted inside cannot be in its way
-            fds[name] = os.open(f"/proc/{supervisor.holder}/root{root}", _PLACE)
-            stack.callback(os.close, fds[name])
-        tmpfs = TmpfsDisk(fds, self._opened_mounts(stack, supervisor))
-        if upper.path is None:
-            return tmpfs
-        measuring = measure if looks is None else looks.measure
-        return DirectoryDisk(
-            upper.path, self.spec.limits.disk_bytes, tmpfs, upper.given,
-            measuring=workspaces.measuring(measuring) if self._workspaces else measuring,
-        )  # fmt: skip
-
-    def _opened_mounts(
-        self, stack: contextlib.ExitStack, supervisor: Supervisor
-    ) -> tuple[int, ...]:
-        """Open the further tmpfs that were asked for, before anything of others runs inside."""
-        fds = []
-        targets = [one.target for one in self.spec.mounts if one.mode == "tmpfs"]
-        if targets:
-            root = os.open(f"/proc/{supervisor.pid}/root", os.O_PATH | os.O_CLOEXEC)
-            stack.callback(os.close, root)
-            for target in targets:
-                fds.append(openat2(root, os.fsencode(target), _PLACE, resolve=IN_ROOT))
-                stack.callback(os.close, fds[-1])
-        return tuple(fds)
 
     def _watch(
         self,

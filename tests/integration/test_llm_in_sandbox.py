@@ -201,13 +201,13 @@ def test_options_of_docker_are_followed(home: Path, tmp_path: Path) -> None:
     del home
     (tmp_path / "given").write_text("of the host\n")
     runtime = Minimal(
-        "i", "/work", "sleep 97", False, environment={"A": 1}, network_mode="none",
+        "i", "/box", "sleep 97", False, environment={"A": 1}, network_mode="none",
         mem_limit="256m", pids_limit=64, shm_size="1m", hostname="box", auto_remove=True,
         volumes={str(tmp_path): {"bind": "/given", "mode": "ro"}},
     )  # fmt: skip
     try:
         said = runtime.run("pwd; ls; echo $A; cat /proc/sys/kernel/hostname /given/given")
-        assert said == ("/work\ninput\noutput\n1\nbox\nof the host\n", "0")
+        assert said == ("/box\ninput\noutput\n1\nbox\nof the host\n", "0")
         assert runtime.run("echo > /given/x")[1] == "Error: Exit code 1"
         assert (
             "sleep 97"

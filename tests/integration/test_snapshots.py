@@ -33,9 +33,9 @@ COMMITTED = f"committed-{os.getpid()}"
 LIMITS = Limits.of(timeout=30)
 SPEC = SandboxSpec(rootfs="minimal", limits=LIMITS)
 PREPARE = """
-mkdir -p /work/sub && cd /work/sub
+mkdir -p /made/sub && cd /made/sub
 echo one >one; echo two >two; chmod 000 two; ln -s one link; ln one hard; mkfifo fifo
-chmod 500 /work/sub/../sub; rm -rf /usr/share/doc /var/log; mkdir /var/log; echo new >/var/log/new
+chmod 500 /made/sub/../sub; rm -rf /usr/share/doc /var/log; mkdir /var/log; echo new >/var/log/new
 rm /etc/hostname 2>/dev/null; mv /etc/debian_version /etc/moved; chmod 600 /etc/passwd
 mkdir /closed && echo secret >/closed/file && chmod 000 /closed
 truncate -s 1T /sparse
@@ -45,7 +45,7 @@ set -o pipefail
 """
 LOOK = """
 pwd; umask; greet; echo "$EXPORTED" "${list[1]}" "${map[k]}"; shopt extglob; alias
-cat one two link hard; stat -c '%A %h %n' one two fifo link /closed /etc/passwd /work/sub
+cat one two link hard; stat -c '%A %h %n' one two fifo link /closed /etc/passwd /made/sub
 stat -c '%s' /sparse; ls /var/log /etc/moved; cat /closed/file
 ls -d /usr/share/doc /etc/debian_version 2>&1; set -o | grep pipefail
 """
@@ -83,11 +83,11 @@ def test_a_sandbox_made_of_a_snapshot_shows_and_has_all_that_the_first_had(
     with prepared.snapshot() as snapshot, Sandbox(snapshot) as other:
         assert other.run(LOOK).output == before.output
         # both go on, and neither sees the other
-        other.run("echo changed >/work/sub/one; count=9; rm /var/log/new")
+        other.run("echo changed >/made/sub/one; count=9; rm /var/log/new")
         assert prepared.run(LOOK).output == before.output
-        prepared.run("rm -rf /work")
-        assert other.run("cat /work/sub/link; greet").stdout == "changed\ngreetings 9\n"
-    assert prepared.run("ls -d /work").exit_code != 0
+        prepared.run("rm -rf /made")
+        assert other.run("cat /made/sub/link; greet").stdout == "changed\ngreetings 9\n"
+    assert prepared.run("ls -d /made").exit_code != 0
 
 
 def test_without_an_overlay_a_snapshot_is_a_whole_copy(home: Path) -> None:
@@ -95,8 +95,8 @@ def test_without_an_overlay_a_snapshot_is_a_whole_copy(home: Path) -> None:
         sandbox.run(PREPARE)
         before = sandbox.run(LOOK).output
         with sandbox.snapshot() as snapshot:
-            sandbox.run("rm /work/sub/one")
-            assert [change.path for change in sandbox.diff(snapshot)] == ["work/sub/one"]
+            sandbox.run("rm /made/sub/one")
+            assert [change.path for change in sandbox.diff(snapshot)] == ["made/sub/one"]
             # the request says `copy`; `auto` takes it for such a snapshot too
             with Sandbox(SPEC, snapshot=snapshot) as other:
                 assert other.enforcement.upper == "copy"
@@ -107,9 +107,9 @@ def test_without_an_overlay_a_snapshot_is_a_whole_copy(home: Path) -> None:
 
 def test_the_snapshot_is_what_was_and_not_what_is(prepared: Sandbox) -> None:
     with prepared.snapshot() as snapshot:
-        prepared.run("echo later >/work/sub/one; chmod 777 /closed; rm -f /work/sub/hard")
+        prepared.run("echo later >/made/sub/one; chmod 777 /closed; rm -f /made/sub/hard")
         with Sandbox(snapshot) as other:
-            assert other.run("cat /work/sub/one; stat -c %a /closed").stdout == "one\n0\n"
+            assert other.run("cat /made/sub/one; stat -c %a /closed").stdout == "one\n0\n"
 
 
 def test_forks_are_independent_and_outlive_their_parent(home: Path, face: faces.FaceName) -> None:
@@ -133,7 +133,7 @@ def test_forks_are_independent_and_outlive_their_parent(home: Path, face: faces.
 def test_rollback_ends_what_runs_and_brings_back_what_was(prepared: Sandbox) -> None:
     before = prepared.run(LOOK).output
     with prepared.snapshot() as snapshot:
-        assert prepared.run("rm -rf /work /etc/passwd; cd /; unset -f greet; sleep 1000 &").ok
+        assert prepared.run("rm -rf /made /etc/passwd; cd /; unset -f greet; sleep 1000 &").ok
         asleep: list[psutil.Process] = []
         deadline = time.monotonic() + 10
         while not asleep and time.monotonic() < deadline:  # it may not have been started yet
@@ -144,7 +144,7 @@ def test_rollback_ends_what_runs_and_brings_back_what_was(prepared: Sandbox) -> 
             prepared.rollback(snapshot)
             assert not any(one.is_running() for one in asleep)
             assert prepared.run(LOOK).output == before
-            prepared.run("rm -rf /work")
+            prepared.run("rm -rf /made")
     # closed, it still serves the sandbox that was made of it
     assert prepared.run("cat /var/log/new").stdout == "new\n"
 
@@ -206,7 +206,7 @@ def test_who_was_stopped_before_stays_stopped(home: Path) -> None:
 def test_diff_lists_what_was_added_changed_and_deleted(prepared: Sandbox) -> None:
     with prepared.snapshot() as snapshot:
         assert prepared.diff(snapshot) == ()
-        prepared.run("echo 12345 >/work/sub/one; rm -rf /closed; echo n >/new")
+        prepared.run("echo 12345 >/made/sub/one; rm -rf /closed; echo n >/new")
         prepared.run("chmod 640 /etc/passwd")
         prepared.run("cat /etc/os-release >/tmp/x; cat /tmp/x >/etc/os-release; rm /tmp/x")
         told = {
@@ -217,8 +217,8 @@ def test_diff_lists_what_was_added_changed_and_deleted(prepared: Sandbox) -> Non
         size = prepared.files.list("/etc")
         passwd = next(entry.size_bytes for entry in size if entry.name == "passwd")
         assert told == {
-            "work/sub/one": ("changed", 4, 6),
-            "work/sub/hard": ("changed", 4, 6),
+            "made/sub/one": ("changed", 4, 6),
+            "made/sub/hard": ("changed", 4, 6),
             "closed/file": ("deleted", 7, 0),
             "new": ("added", 0, 2),
             "etc/passwd": ("changed", passwd, passwd),
@@ -276,14 +276,14 @@ def test_sixty_four_layers_are_all_there(home: Path) -> None:
 
 
 def test_commit_makes_a_rootfs_of_it(prepared: Sandbox) -> None:
-    before = prepared.run("cd /; rm /sparse; cat /work/sub/one /closed/file; ls /var/log")
+    before = prepared.run("cd /; rm /sparse; cat /made/sub/one /closed/file; ls /var/log")
     store = Store()
     info = prepared.commit(COMMITTED)
     try:
         assert info.packages == store.info("minimal").packages
         assert store.verify(COMMITTED).ok
         with Sandbox(COMMITTED, limits=LIMITS) as sandbox:
-            after = sandbox.run("cat /work/sub/one /closed/file; ls /var/log")
+            after = sandbox.run("cat /made/sub/one /closed/file; ls /var/log")
             assert after.output == before.output
             assert sandbox.run("ls -d /usr/share/doc /etc/debian_version").exit_code != 0
             assert sandbox.run("find / -xdev -type c | grep -v ^/dev").stdout == ""
@@ -566,8 +566,8 @@ def test_another_rootfs_is_refused(home: Path) -> None:
 def test_another_user_goes_on_with_it(home: Path) -> None:
     """PostgreSQL's way: root installs, and who is not root starts what refuses root."""
     with Sandbox(SPEC) as sandbox:
-        sandbox.run("echo worker:x:1234:1234::/home/worker:/bin/bash >>/etc/passwd")
-        sandbox.run("mkdir -p /home/worker; echo x >/home/worker/f; export TOLD=old KEPT=kept")
+        sandbox.run("echo worker:x:1234:1234::/home/madeer:/bin/bash >>/etc/passwd")
+        sandbox.run("mkdir -p /home/madeer; echo x >/home/madeer/f; export TOLD=old KEPT=kept")
         with sandbox.snapshot() as snapshot:
             env = {"TOLD": "it's new"}
             spec = dataclasses.replace(snapshot.spec, user="worker", env=env)

@@ -554,8 +554,8 @@ def repository(project: Path) -> Path:
 
 
 def on_standard(home: Path, project: Path, **mount: str) -> Sandbox:
-    mounts = (Mount(source=project, target="/work/tree", mode="overlay", **mount),)  # type: ignore[arg-type]
-    return Sandbox("standard", workdir="/work/tree", mounts=mounts, limits=Limits.of(timeout=60))
+    mounts = (Mount(source=project, target="/tree", mode="overlay", **mount),)  # type: ignore[arg-type]
+    return Sandbox("standard", workdir="/tree", mounts=mounts, limits=Limits.of(timeout=60))
 
 
 def test_git_works_and_cannot_be_changed(

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING
 from sandbox_lite.errors import HostError, SandboxClosedError, SandboxLiteError, SpecError
 from sandbox_lite.jail import bwrap
 from sandbox_lite.jail.access import FILE, permitted_if_ours
-from sandbox_lite.jail.changes import OPAQUE, changes, open_untouched
+from sandbox_lite.jail.changes import changes, open_untouched
 from sandbox_lite.jail.limits.disk import Measure
 from sandbox_lite.jail.openat2 import BENEATH, IN_ROOT, NO_SYMLINKS, openat2
 from sandbox_lite.jail.transfer import Skipped
+from sandbox_lite.jail.trees import OPAQUE
 from sandbox_lite.jail.workspace import writing
 from sandbox_lite.jail.workspace.applying import ApplyReport, Conflict
 from sandbox_lite.jail.workspace.changeset import ChangeSet
