@@ -12,7 +12,6 @@ import contextlib
 import os
 import re
 import signal
-import threading
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -82,7 +81,6 @@ class Processes:
                 because it runs as another id; see `memfds`.
         """
         self._proc = proc
-        self._listing = threading.Lock()
         self._others = others
         self._clocks: dict[int, bytes] = {}
         self._known: dict[int, _Known] = {}
@@ -90,9 +88,15 @@ class Processes:
 
     def pids(self) -> list[int]:
         """Return the pids of all processes; none where the jail is gone."""
-        # two at once would share one position in the directory, and each see a part of it
-        with contextlib.suppress(OSError), self._listing:
-            return [int(name) for name in os.listdir(self._proc) if name.isdigit()]
+        with contextlib.suppress(OSError):
+            # Opened anew: two threads at once would share one position in the directory, and each
+            # see a part of it. A lock would have whoever holds the bounds wait for a thread that
+            # gets no processor.
+            fd = os.open(".", _DIRECTORY, dir_fd=self._proc)
+            try:
+                return [int(name) for name in os.listdir(fd) if name.isdigit()]
+            finally:
+                os.close(fd)
         return []
 
     def _read(self, pid: int | str, name: str) -> bytes:
