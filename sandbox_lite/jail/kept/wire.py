@@ -237,7 +237,7 @@ def error_to_json(error: SandboxLiteError) -> Json:
     """Return an error as JSON takes it."""
     extra = {
         name: getattr(error, name)
-        for name in ("errno", "path", "restarted", "stderr", "expired")
+        for name in ("errno", "path", "restarted", "inside", "stderr", "expired")
         if hasattr(error, name)
     }
     return {
