@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -142,6 +143,25 @@ class Computers:
     documents: Documents
 
 
+def computer(computers: Computers, texts: TaskPrompts) -> AsyncSandbox:
+    """Return a sandbox for a task, not open yet.
+
+    Where one is asked for that takes no files, the answer is the only one; where nothing may run,
+    the directories of the task must be there without.
+    """
+    made = computers.make(texts.sandbox.working_dir)
+    spec = made.spec
+    if spec.writable is None and spec.programs:
+        return made
+    return made.like(
+        dataclasses.replace(
+            spec,
+            directories=texts.sandbox.directories,
+            writable=None if spec.writable is None else (texts.answer_path,),
+        )
+    )
+
+
 async def in_sandbox(
     model: AsyncModel, texts: TaskPrompts, row: Row, computers: Computers
 ) -> Attempt:
@@ -154,7 +174,7 @@ async def in_sandbox(
     startup = 0.0
     agent: AsyncAgent | None = None
     try:
-        async with computers.make(texts.sandbox.working_dir) as sandbox:
+        async with computer(computers, texts) as sandbox:
             if computers.documents == "files":
                 for name, text in row.input_files.items():
                     await sandbox.files.write(f"{texts.sandbox.input_dir}/{name}", text)

@@ -20,7 +20,7 @@ from sandbox_lite.bench import regrade as regrading
 from sandbox_lite.bench import results as reporting
 from sandbox_lite.bench.grading import Grading, opened_judge
 from sandbox_lite.bench.ledger import RESULTS, Ledger, load_header, write_json
-from sandbox_lite.bench.rollout import Computers
+from sandbox_lite.bench.rollout import Computers, computer
 from sandbox_lite.bench.runner import Pace, Runner, default_concurrency
 from sandbox_lite.cli import signals
 from sandbox_lite.cli.bench_view import progress, show
@@ -96,8 +96,10 @@ class Request:
     retries: int = 2
     prompts: Literal["ours", "paper"] | Path = "ours"
     documents: Documents = "files"
-    without: frozenset[str] = frozenset()
-    """Tools that a sandbox's model does not have."""
+    files: bool = True
+    """False: nothing but the answer can be written in a sandbox."""
+    programs: bool = True
+    """False: nothing runs in a sandbox."""
     judging: Judging = dataclasses.field(default_factory=Judging)
     max_tokens_total: int | None = None
     fail_under: float | None = None
@@ -111,11 +113,20 @@ class Request:
     def sandbox(self, workdir: str) -> AsyncSandbox:
         """Return a sandbox that is not open yet."""
         settings = self.settings
-        return AsyncSandbox(
+        made = AsyncSandbox(
             settings.rootfs, network=self.network, allow=settings.allow,
             allow_private=settings.allow_private, workdir=workdir,
             limits=settings.limits(settings.timeout),
         )  # fmt: skip
+        if self.files and self.programs:
+            return made
+        writable = None if self.files else ()
+        return made.like(dataclasses.replace(made.spec, writable=writable, programs=self.programs))
+
+    @property
+    def without(self) -> frozenset[str]:
+        """Tools that a sandbox's model does not have."""
+        return frozenset() if self.programs else frozenset({"execute_bash"})
 
     def directory(self) -> Path:
         """Return where results are kept."""
@@ -159,16 +170,16 @@ async def _perform(
     )
     computers, enforced = None, None
     if any("sandbox" in one.modes for one in plan):
-        # what this machine cannot do is told before the first episode, not in each
-        async with request.sandbox(plan[0].texts.sandbox.working_dir) as probe:
-            enforced = dataclasses.asdict(probe.enforcement)
-            say_in_force(probe.enforcement)
         computers = Computers(
             make=request.sandbox,
             limits=limits,
             context=ToolContext(timeout_seconds=settings.timeout, without=request.without),
             documents=request.documents,
         )
+        # what this machine cannot do is told before the first episode, not in each
+        async with computer(computers, plan[0].texts) as probe:
+            enforced = dataclasses.asdict(probe.enforcement)
+            say_in_force(probe.enforcement)
     experiment = plans.experiment(
         plan, repeats=request.repeats, documents=request.documents, without=request.without,
         model=asked, limits=limits,
@@ -206,6 +217,8 @@ def _sandbox_record(request: Request, enforced: Json | None) -> Json | None:
         "network": request.network,
         "allow": list(settings.allow),
         "allow_private": list(settings.allow_private),
+        "files": "all" if request.files else "the answer alone",
+        "programs": request.programs,
         **{name: getattr(settings, name) for name in ("memory", "cpus", "pids", "disk")},
     }
 

@@ -153,6 +153,8 @@ class Shell:
                         f"shell {self.name!r} ended and no fresh one could be started: "
                         f"{error.message}",
                         hint=error.hint,
+                        inside=self._supervisor.alive()
+                        and (error.began or self._meter.is_crowded()),
                     ) from error
             self._meter.make_room()
         raise AssertionError("the last try returns or raises")
@@ -214,7 +216,9 @@ class Shell:
                         if not call.over:
                             yield from self._end(call)
                         raise
-        raise ShellDiedError(f"shell {self.name!r} ends before it runs a command")
+        raise ShellDiedError(
+            f"shell {self.name!r} ends before it runs a command", inside=self._supervisor.alive()
+        )
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:

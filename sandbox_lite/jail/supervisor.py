@@ -291,6 +291,19 @@ class Supervisor:
         )
         return self._start(key, plan, fds)
 
+    def refusal(self) -> int:
+        """Ask for a program that must not run, and return the kernel's errno; 0 if it did."""
+        plan = first.Plan(words=(b"/bin/true",), environment={}, directories=(b"/",))
+        key = self.new_key()
+        with contextlib.ExitStack() as stack:
+            plan_fd = memory_file(stack, plan.encoded())
+            found, given = self._ask_with(first.START, key, fds=(plan_fd,))
+        for fd in given:
+            os.close(fd)
+        if found > 0:
+            self.abandon(key)
+        return max(0, -found)
+
     def kill(self, child: Child, number: signal.Signals) -> None:
         """Signal a program's process group, from inside, where no foreign pid can be hit."""
         self._ask(first.KILL, child.key, number)
