@@ -29,6 +29,7 @@ from sandbox_lite.spec import (
     Publish,
     PublishedPort,
     SandboxSpec,
+    Usage,
 )
 
 if TYPE_CHECKING:
@@ -309,9 +310,7 @@ def _enforcement(data: Json) -> Enforcement:
 def _step(line: Json) -> Step:
     parts: Json = {
         "calls": tuple(ToolCall(**_known(ToolCall, item)) for item in line["calls"]),
-        "observations": tuple(
-            Observation(**_known(Observation, item)) for item in line["observations"]
-        ),
+        "observations": tuple(_observation(item) for item in line["observations"]),
         "tokens": Tokens(**_known(Tokens, line["tokens"])),
         "seconds": Seconds(**_known(Seconds, line["seconds"])),
     }
@@ -319,6 +318,12 @@ def _step(line: Json) -> Step:
         NetworkRequest(**_known(NetworkRequest, item)) for item in line.get("requests") or ()
     )
     return Step(**(_known(Step, line) | parts))
+
+
+def _observation(data: Json) -> Observation:
+    usage = data.get("usage")
+    parts: Json = {"usage": usage and Usage(**_known(Usage, usage))}
+    return Observation(**(_known(Observation, data) | parts))
 
 
 def _known(kind: type, data: Json) -> Json:

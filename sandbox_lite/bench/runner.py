@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 import psutil
 
 from sandbox_lite.agent.trajectory import TrajectoryWriter, now
-from sandbox_lite.bench import rollout
+from sandbox_lite.bench import rollout, tool_use
 from sandbox_lite.bench.episode import Episode, Fault
 from sandbox_lite.bench.task import Ungraded
-from sandbox_lite.errors import SandboxLiteError
+from sandbox_lite.errors import SandboxLiteError, SpecError
 from sandbox_lite.jail import pressure
 from sandbox_lite.spec import MIB
 
@@ -30,8 +30,10 @@ if TYPE_CHECKING:
     from sandbox_lite.bench.grading import Grading
     from sandbox_lite.bench.ledger import Ledger
     from sandbox_lite.bench.plan import Planned
+    from sandbox_lite.bench.prices import Price
     from sandbox_lite.bench.rollout import Attempt, Computers
     from sandbox_lite.bench.task import Answer, NoAnswer, Row, Score
+    from sandbox_lite.bench.tool_use import ToolUse
 
 GRADING_FAILED = "grading failed"
 """What the reason of an `Ungraded` begins with where another try may help."""
@@ -65,6 +67,16 @@ class Pace:
     """For the answer of a plain model."""
     max_tokens_total: int | None = None
     """No episode begins when all together have taken so many."""
+    max_cost: float | None = None
+    """No episode begins when all together have cost so much; needs a `price`."""
+    price: Price | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_cost is not None and self.price is None:
+            raise SpecError(
+                "a bound of cost needs prices, and none are known",
+                hint="give --prices FILE with what a million tokens of the model cost",
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +87,11 @@ class Ended:
     out_of_tokens: bool
     left: int
     """Episodes that a second start would do."""
+    out_of_money: bool = False
+    episodes: int = 0
+    """Written down by this start."""
+    seconds: float = 0.0
+    """Wall time of this start."""
 
 
 class Runner:
@@ -115,6 +132,10 @@ class Runner:
         self._running: set[asyncio.Task[None]] = set()
         self._stopped = False
         self._tokens = sum(one.tokens for one in ledger.done.values())
+        self._cost = 0.0
+        if pace.price is not None:
+            self._cost = sum(pace.price.of_episode(one) for one in ledger.done.values())
+        self._written = 0
         self._graders: ThreadPoolExecutor | None = None
 
     @property
@@ -134,7 +155,7 @@ class Runner:
         Raises:
             SandboxLiteError: The results cannot be written; what runs is broken off.
         """
-        broken_off = 0
+        broken_off, began = 0, time.monotonic()
         threads = ThreadPoolExecutor(self._pace.concurrency, "sandbox-lite grading")
         self._graders = threads
         try:
@@ -159,8 +180,11 @@ class Runner:
             threads.shutdown(wait=False, cancel_futures=True)
         return Ended(
             interrupted=self._stopped,
-            out_of_tokens=bool(self._waiting) and not self._stopped,
+            out_of_tokens=bool(self._waiting) and not self._stopped and self._out_of_tokens,
+            out_of_money=bool(self._waiting) and not self._stopped and self._out_of_money,
             left=len(self._waiting) + broken_off,
+            episodes=self._written,
+            seconds=time.monotonic() - began,
         )
 
     async def _break_off(self) -> None:
@@ -169,9 +193,18 @@ class Runner:
         await asyncio.gather(*self._running, return_exceptions=True)
         self._running.clear()
 
-    def _may_begin(self) -> bool:
+    @property
+    def _out_of_tokens(self) -> bool:
         most = self._pace.max_tokens_total
-        enough = most is not None and self._tokens >= most
+        return most is not None and self._tokens >= most
+
+    @property
+    def _out_of_money(self) -> bool:
+        most = self._pace.max_cost
+        return most is not None and self._cost >= most
+
+    def _may_begin(self) -> bool:
+        enough = self._out_of_tokens or self._out_of_money
         return bool(self._waiting) and not self._stopped and not enough
 
     def _has_room(self) -> bool:
@@ -186,6 +219,8 @@ class Runner:
             tried = time.monotonic()
             attempt = await self._attempt(planned, row, key)
             self._tokens += attempt.spent.tokens
+            if self._pace.price is not None:
+                self._cost += self._pace.price.of(attempt.spent)
             if attempt.fault is None:
                 break
             faults.append(attempt.fault)
@@ -216,10 +251,12 @@ class Runner:
             spent=attempt.spent,
             waiting_seconds=(ended if attempt.fault else tried) - began,
             grading_seconds=graded - ended,
+            tool_use=_tool_use(key, attempt),
             trajectory=trajectory,
             ended=now(),
         )
         self._ledger.append(episode)
+        self._written += 1
         self._told(episode)
 
     async def _attempt(self, planned: Planned, row: Row, key: Key) -> Attempt:
@@ -257,6 +294,12 @@ class Runner:
 
 def _turns(attempt: Attempt) -> int:
     return 0 if attempt.trajectory is None else len(attempt.trajectory.steps)
+
+
+def _tool_use(key: Key, attempt: Attempt) -> ToolUse | None:
+    if key.mode == "plain" or attempt.trajectory is None:
+        return None
+    return tool_use.of_run(attempt.trajectory)
 
 
 def _record_name(key: Key) -> str:

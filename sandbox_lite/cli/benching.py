@@ -16,17 +16,18 @@ from sandbox_lite.agent.model import AsyncModel
 from sandbox_lite.agent.tools import ToolContext
 from sandbox_lite.agent.trajectory import now
 from sandbox_lite.bench import plan as plans
+from sandbox_lite.bench import prices as pricing
 from sandbox_lite.bench import regrade as regrading
 from sandbox_lite.bench import results as reporting
 from sandbox_lite.bench.grading import Grading, opened_judge
-from sandbox_lite.bench.ledger import RESULTS, Ledger, load_header, write_json
+from sandbox_lite.bench.ledger import RESULTS, Ledger, load_header, load_results, write_json
 from sandbox_lite.bench.rollout import Computers, computer
 from sandbox_lite.bench.runner import Pace, Runner, default_concurrency
 from sandbox_lite.cli import signals
 from sandbox_lite.cli.bench_view import progress, show
 from sandbox_lite.cli.job import model_settings
 from sandbox_lite.cli.terminal import emit, say_in_force, status
-from sandbox_lite.errors import SpecError
+from sandbox_lite.errors import SpecError, TaskError
 from sandbox_lite.jail.aio import AsyncSandbox
 
 if TYPE_CHECKING:
@@ -102,6 +103,8 @@ class Request:
     """False: nothing runs in a sandbox."""
     judging: Judging = dataclasses.field(default_factory=Judging)
     max_tokens_total: int | None = None
+    prices: Path | None = None
+    max_cost: float | None = None
     fail_under: float | None = None
     out: Path | None = None
 
@@ -144,6 +147,12 @@ def perform(request: Request, *, as_json: bool) -> int:
         SandboxLiteError: It cannot be begun, or its results not be written.
     """
     asked = model_settings(request.settings)
+    price = None if request.prices is None else pricing.load(request.prices, asked.model)
+    pace = Pace(
+        concurrency=request.concurrency or default_concurrency(), retries=request.retries,
+        seconds=request.settings.max_seconds, max_tokens_total=request.max_tokens_total,
+        max_cost=request.max_cost, price=price,
+    )  # fmt: skip
     plan = plans.planned(
         request.tasks, modes=request.modes, selection=request.selection, file=request.data,
         prompts=request.prompts, offline=request.offline,
@@ -152,13 +161,14 @@ def perform(request: Request, *, as_json: bool) -> int:
         for one in plan:
             for note in grading.check(one.task, one.rows):
                 status(f"note: {note}")
-        return asyncio.run(_perform(request, asked, plan, grading, judge, as_json=as_json))
+        return asyncio.run(_perform(request, asked, plan, pace, grading, judge, as_json=as_json))
 
 
 async def _perform(
     request: Request,
     asked: ModelSettings,
     plan: Sequence[Planned],
+    pace: Pace,
     grading: Grading,
     judge: Json | None,
     *,
@@ -191,10 +201,6 @@ async def _perform(
         "seed": request.selection.seed, "versions_at_start": reporting.versions(),
     }  # fmt: skip
     todo = list(plans.keys(plan, request.repeats))
-    pace = Pace(
-        concurrency=request.concurrency or default_concurrency(), retries=request.retries,
-        seconds=limits.seconds, max_tokens_total=request.max_tokens_total,
-    )  # fmt: skip
     directory = request.directory()
     loop = asyncio.get_running_loop()
     with Ledger(directory, experiment, about) as ledger:
@@ -204,7 +210,7 @@ async def _perform(
                 status(f"bench: {runner.left} of {len(todo)} episodes to do, in {directory}")
                 with signals.told(loop, runner.stop):
                     ended = await runner.run()
-        return _finish(request, directory, ledger.done.values(), ended, as_json=as_json)
+        return _finish(request, directory, ledger.done.values(), pace, ended, as_json=as_json)
 
 
 def _sandbox_record(request: Request, enforced: Json | None) -> Json | None:
@@ -224,18 +230,37 @@ def _sandbox_record(request: Request, enforced: Json | None) -> Json | None:
 
 
 def _finish(
-    request: Request, directory: Path, episodes: Iterable[Episode], ended: Ended, *, as_json: bool
+    request: Request,
+    directory: Path,
+    episodes: Iterable[Episode],
+    pace: Pace,
+    ended: Ended,
+    *,
+    as_json: bool,
 ) -> int:
     found = reporting.results(
-        load_header(directory), episodes, left=ended.left, seed=request.selection.seed
-    )
+        load_header(directory), episodes, left=ended.left, seed=request.selection.seed,
+        price=pace.price, throughput=_throughput(directory, ended),
+    )  # fmt: skip
     write_json(directory / RESULTS, found)
     _print(found, directory, as_json=as_json)
     if ended.interrupted:
         return signals.exit_code()
     if ended.out_of_tokens:
         status(f"note: --max-tokens-total is reached, and {ended.left} episodes were not begun")
+    if ended.out_of_money:
+        status(f"note: --max-cost is reached, and {ended.left} episodes were not begun")
     return _code(found, request.fail_under)
+
+
+def _throughput(directory: Path, ended: Ended) -> Json | None:
+    """Return that of the last start that finished an episode."""
+    if ended.episodes:
+        return reporting.throughput(ended.episodes, ended.seconds)
+    with contextlib.suppress(TaskError):
+        before: Json | None = load_results(directory).get("throughput")
+        return before
+    return None
 
 
 def _print(found: Json, directory: Path, *, as_json: bool) -> None:
