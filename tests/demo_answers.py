@@ -15,7 +15,8 @@ plan = {
                ("12:30", "Botanic Terraces", "0.00")],
 }
 days = "".join(
-    f'<section id="day-{n}"><h2>{day}</h2><table><tr><th>Time</th><th>Place</th><th>Ticket</th></tr>'
+    f'<section id="day-{n}"><h2>{day}</h2><table>'
+    '<tr><th>Time</th><th>Place</th><th>Ticket</th></tr>'
     + "".join(f"<tr><td>{a}</td><td>{b}</td><td>{c}</td></tr>" for a, b, c in rows)
     + "</table></section>\n"
     for n, (day, rows) in enumerate(plan.items(), 1)
@@ -32,15 +33,17 @@ open("trip.html", "w").write(
 POSTER = r"""
 colours = ["#7a3b12", "#c8641e", "#e8a33d", "#f3d07a", "#5b2a0a"]
 shapes = ['<rect width="420" height="594" fill="#fff7e8"/>'] + [
-    f'<circle cx="{40 + 26 * n}" cy="{420 + 12 * (n % 4)}" r="{10 + n % 5}" fill="{colours[n % 5]}"/>'
+    f'<circle cx="{40 + 26 * n}" cy="{420 + 12 * (n % 4)}" r="{10 + n % 5}" '
+    f'fill="{colours[n % 5]}"/>'
     for n in range(14)
 ]
-words = [("Autumn Concert", 100, 48), ("Lindhaven Choir", 170, 30), ("17 October 2026, 19:30", 220, 24),
-         ("Harbour Hall", 260, 24), ("Free entry", 540, 18)]
+words = [("Autumn Concert", 100, 48), ("Lindhaven Choir", 170, 30),
+         ("17 October 2026, 19:30", 220, 24), ("Harbour Hall", 260, 24), ("Free entry", 540, 18)]
 texts = [f'<text x="30" y="{y}" font-size="{size}" fill="#3a1a05">{word}</text>'
          for word, y, size in words]
 open("poster.svg", "w").write(
-    '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 420 594">' + "".join(shapes + texts) + "</svg>"
+    '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 420 594">'
+    + "".join(shapes + texts) + "</svg>"
 )
 """
 

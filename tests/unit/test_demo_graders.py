@@ -183,10 +183,10 @@ def test_a_stereo_tune_of_another_rate_is_right(tmp_path: Path) -> None:
         ("</svg>", "<image href='data:,'/></svg>", "no script and no picture"),
         ("</svg>", "<use href='other.svg#a'/></svg>", "no other file"),
         ("</svg>", "<style>@import 'x.css';</style></svg>", "no other file"),
-        ("<text x=", "<text display='none' x=", "it says"),
-        ("<text x=", "<text fill-opacity='1' style='visibility: hidden' x=", "it says"),
+        ("<text x=", '<text display="none" x=', "it says"),
+        ("<text x=", '<text fill-opacity="1" style="visibility: hidden" x=', "it says"),
         ('fill="#3a1a05">', 'fill="none">', "it says"),
-        ("<svg ", "<!DOCTYPE svg [<!ENTITY a 'b'>]><svg ", "document type"),
+        ("<svg ", '<!DOCTYPE svg [<!ENTITY a "b">]><svg ', "document type"),
         ("http://www.w3.org/2000/svg", "http://example.org/svg", "no svg"),
         ('"".join(shapes + texts)', '"<defs>" + "".join(shapes + texts) + "</defs>"', "it says"),
         ("17 October", "18 October", "it says 17 October"),
@@ -210,9 +210,9 @@ def test_posters_that_are_not_what_was_asked_for(
         ('id="day-{n}"', 'class="day-{n}"', "one element for each day"),
         ("<svg", "<p", "a picture"),
         ("<svg", "<script></script><svg", "no script"),
-        ("<svg", "<svg onload='x()'></svg><svg", "no script"),
-        ("<svg", "<img src='https://example.org/a.png'><svg", "no other file"),
-        ("td { padding", "@import 'x.css'; td { padding", "no other file"),
+        ("<svg", '<svg onload="x()"></svg><svg', "no script"),
+        ("<svg", '<img src="https://example.org/a.png"><svg', "no other file"),
+        ("td { padding", '@import "x.css"; td { padding', "no other file"),
         ("{total:.2f}", "{total + 1:.2f}", "total is that of the tickets"),
         ('"Harbour Hall", "6.00"', '"Harbour Hall", "5.00"', "prices"),
         ('"Harbour Hall", "6.00"', '"Puppet Theatre", "14.00"', "budget"),
@@ -252,7 +252,7 @@ def test_texts_that_are_right(name: str) -> None:
     [
         ("physics", "61.6 m", 1), ("physics", "61.6\\,\\text{m}", 1), ("physics", "x = 61.6 m", 1),
         ("physics", "$\\boxed{61.6}$", 1), ("physics", "6.16e1", 1), ("physics", "61.6 metres.", 1),
-        ("physics", "6.16 × 10^1 m", 1), ("physics", "6.16\\times 10^{1}", 1),
+        ("physics", "6.16 \u00d7 10^1 m", 1), ("physics", "6.16\\times 10^{1}", 1),
         ("physics", "61.6 km", 0), ("physics", "-61.6", 0), ("physics", "\u221261.6", 0),
         ("physics", "61.6 or 62", 0), ("physics", "", 0), ("physics", "about 61.6", 0),
         ("physics", "\\boxed{61.6", 0), ("physics", "616", 0), ("physics", "61.6 61.6", 0),
@@ -283,7 +283,7 @@ def frames(images: list[Image.Image], **options: object) -> bytes:
 
 @pytest.mark.parametrize("disposal", [0, 1, 2, 3])
 @pytest.mark.parametrize("optimize", [False, True])
-def test_gif_frames_are_what_another_reader_sees(disposal: int, optimize: bool) -> None:
+def test_gif_frames_are_what_was_drawn(disposal: int, optimize: bool) -> None:
     """Noise fills the table of codes; a few boxes make frames that are parts of the picture."""
     rng = random.Random(disposal)
     images = []
@@ -299,12 +299,10 @@ def test_gif_frames_are_what_another_reader_sees(disposal: int, optimize: bool) 
     found = gif.read(content)
     with Image.open(io.BytesIO(content)) as other:
         assert (found.width, found.height, found.plays) == (*other.size, 0)
-        assert len(found.frames) == other.n_frames  # type: ignore[attr-defined]
-        for number, frame in enumerate(found.frames):
-            other.seek(number)
-            expected = other.convert("RGB").tobytes()
-            assert (frame.red, frame.green, frame.blue) == tuple(expected[n::3] for n in range(3))
-            assert frame.seconds == 0.05
+    for image, frame in zip(images, found.frames, strict=True):
+        expected = image.convert("RGB").tobytes()
+        assert (frame.red, frame.green, frame.blue) == tuple(expected[n::3] for n in range(3))
+        assert frame.seconds == 0.05
 
 
 def test_an_interlaced_gif_with_transparency() -> None:

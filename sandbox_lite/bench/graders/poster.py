@@ -47,7 +47,10 @@ def score(question: Question) -> Verdict:
     others = max((size for said, size in words if title not in said), default=0.0)
     demands = [
         ("upright, its sides as 1 to the root of 2", abs(box[3] / box[2] - 2**0.5) <= 0.02),
-        *((f"it says {part}", any(part in said for said, _ in words)) for part in wanted["texts"]),
+        *(
+            (f"it says {part}", any(_says(said, part) for said, _ in words))
+            for part in wanted["texts"]
+        ),
         ("the title is the largest text", headline > others),
         ("the title is at least a twentieth of the height", headline >= box[3] / 20),
         ("every text can be read", all(size >= box[3] / 60 for _, size in words)),
@@ -96,6 +99,10 @@ def _none(value: str | None) -> bool:
 
 def _words(one: ElementTree.Element) -> str:
     return " ".join("".join(one.itertext()).split())
+
+
+def _says(text: str, part: str) -> bool:
+    return re.search(rf"(?<!\w){re.escape(part)}(?!\w)", text) is not None
 
 
 def _font(one: ElementTree.Element) -> float:
