@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
@@ -13,7 +15,7 @@ from typing import IO, TYPE_CHECKING
 import psutil
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 PROGRAM = Path(sys.executable).with_name("sandbox-lite")
 _SECONDS = 18.0
@@ -79,11 +81,13 @@ class Installed:
         return ended(self.start(*words, stdin=stdin, **variables), given)
 
 
-def ended(process: subprocess.Popen[bytes], given: bytes | None = None) -> Ended:
+def ended(
+    process: subprocess.Popen[bytes], given: bytes | None = None, *, seconds: float = _SECONDS
+) -> Ended:
     """Wait for the end of the program."""
     with process:
         try:
-            out, err = process.communicate(given, timeout=_SECONDS)
+            out, err = process.communicate(given, timeout=seconds)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             raise
@@ -98,3 +102,22 @@ def interrupted(process: subprocess.Popen[bytes], number: signal.Signals = signa
     _, alive = psutil.wait_procs(children, timeout=10)
     assert not alive, alive
     return result
+
+
+def until(true: Callable[[], bool]) -> None:
+    """Wait for something, and not for ever."""
+    end = time.monotonic() + 30
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def first_processes(program: int) -> list[int]:
+    """Return the pids of the processes that are number 1 of a sandbox."""
+    found = []
+    for child in psutil.Process(program).children(recursive=True):
+        status = Path(f"/proc/{child.pid}/status").read_text()
+        numbers = re.findall(r"^NSpid:(.*)", status, re.MULTILINE)[0].split()
+        if len(numbers) > 1 and numbers[-1] == "1":
+            found.append(child.pid)
+    return found

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 MAX_BYTES = 64 * KIB
 HUGE_BYTES = MIB
+ARTEFACT_BYTES = 4 * MIB
+"""Of a file that a problem asks for beside its answer; a longer one is none."""
 
 _REASONS: dict[int, tuple[NoAnswerReason, str]] = {
     errno.ENOENT: ("missing", "there is no {path}"),
@@ -35,7 +37,7 @@ _REASONS: dict[int, tuple[NoAnswerReason, str]] = {
     errno.EINVAL: ("special", "{path} is no regular file"),
     errno.ENXIO: ("special", "{path} is no regular file"),
     errno.EACCES: ("special", "{path} may not be read"),
-    errno.EFBIG: ("huge", f"{{path}} is longer than {HUGE_BYTES} bytes"),
+    errno.EFBIG: ("huge", "{path} is longer than {most} bytes"),
 }
 
 
@@ -83,8 +85,8 @@ def sealed_answer(sandbox: Stoppable, path: str) -> Answer | NoAnswer:
         return unsealed(error)
 
 
-def no_answer(error: FileAccessError) -> NoAnswer:
-    """Return why a file that could not be read holds no answer.
+def no_answer(error: FileAccessError, *, most: int = HUGE_BYTES) -> NoAnswer:
+    """Return why a file that could not be read holds no answer; `most` bytes were to be read.
 
     Raises:
         FileAccessError: The same, where the reason is no doing of the model.
@@ -92,7 +94,7 @@ def no_answer(error: FileAccessError) -> NoAnswer:
     if error.errno not in _REASONS:
         raise error
     reason, text = _REASONS[error.errno]
-    return NoAnswer(reason=reason, text=text.format(path=error.path))
+    return NoAnswer(reason=reason, text=text.format(path=error.path, most=most))
 
 
 def unsealed(error: SandboxClosedError | HostError) -> NoAnswer:

@@ -26,6 +26,8 @@ from sandbox_lite.errors import SandboxClosedError, SandboxLiteError, SpecError,
 from sandbox_lite.spec import GIB
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from sandbox_lite.bench.graders.grader import Question
 
 _START_SECONDS = 120.0
@@ -75,17 +77,23 @@ class BoundedGraders(AbstractContextManager["BoundedGraders"]):
         """
         self._ask({"grader": grader, "question": None}, _START_SECONDS)
 
-    def score(self, grader: str, question: Question) -> Verdict:
+    def score(self, grader: str, question: Question, *, file: Path | None = None) -> Verdict:
         """Return what a grader finds.
+
+        Args:
+            grader: Its name.
+            question: What it is to look at.
+            file: Where the file is kept that the question asks for.
 
         Raises:
             HostError: One of its libraries lacks.
-            TaskError: It failed on an answer that it must be able to grade.
+            TaskError: The file cannot be read; or the grader failed on an answer that it must be
+                able to grade.
         """
-        reply = self._graded(grader, question, control=False)
+        reply = self._graded(grader, question, file, control=False)
         if reply["kind"] == "verdict":
             return Verdict(value=reply["value"], text=reply["text"], details=reply["details"])
-        control = self._graded(grader, question, control=True)
+        control = self._graded(grader, question, None, control=True)
         why = _BLAMED.get(reply["kind"]) or f"the grader failed: {reply.get('message')}"
         if control["kind"] != "verdict":
             raise TaskError(
@@ -101,15 +109,18 @@ class BoundedGraders(AbstractContextManager["BoundedGraders"]):
             HostError: A library, or data of one, lacks.
             TaskError: The row or the grader is broken.
         """
-        found = self._graded(grader, question, control=True)
+        found = self._graded(grader, question, None, control=True)
         if found["kind"] != "verdict":
             why = _BLAMED.get(found["kind"]) or f"the grader failed: {found.get('message')}"
             raise TaskError(f"{grader} cannot grade this row: {why}")
 
-    def _graded(self, grader: str, question: Question, *, control: bool) -> dict[str, Any]:
+    def _graded(
+        self, grader: str, question: Question, file: Path | None, *, control: bool
+    ) -> dict[str, Any]:
         order = {
             "grader": grader,
             "question": dataclasses.asdict(question),
+            "file": None if file is None else str(file.absolute()),
             "control": control,
             "timeout": self._timeout,
             "memory_bytes": self._memory_bytes,

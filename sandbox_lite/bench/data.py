@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
+import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -11,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from sandbox_lite.bench import hub
 from sandbox_lite.bench.libraries import need
-from sandbox_lite.bench.task import Row
+from sandbox_lite.bench.task import PackagedSource, Row
 from sandbox_lite.errors import SpecError, TaskError
 
 if TYPE_CHECKING:
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from sandbox_lite.bench.task import Task
 
 _OWN = ("id", "problem_statement", "ground_truth", "domain", "input_files")
+_ARTEFACT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,79}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +81,8 @@ def load(
             raise SpecError("a local file has no revision", hint="leave one of them out")
         paths: tuple[Path, ...] = (data,)
         origin = DataOrigin(name=str(data), sha256=(_sha256(data),))
+    elif isinstance(task.source, PackagedSource):
+        paths, origin = _packaged(task.source, task.version, revision)
     elif task.source is None:
         raise SpecError(
             f"the task {task.name} has no public data set", hint="name a file with its rows"
@@ -113,6 +118,21 @@ def load(
     return Rows(rows=tuple(rows.values()), origin=origin)
 
 
+def _packaged(
+    source: PackagedSource, version: str, revision: str | None
+) -> tuple[tuple[Path, ...], DataOrigin]:
+    if revision not in (None, version):
+        raise SpecError(
+            f"this package holds version {version} of {source.folder}, not {revision}",
+            hint="install the version of sandbox-lite that made the results",
+        )
+    path = Path(__file__).parent / "problems" / source.folder / "rows.toml"
+    origin = DataOrigin(
+        name="sandbox-lite", config=source.folder, revision=version, sha256=(_sha256(path),)
+    )
+    return (path,), origin
+
+
 def row_of(fields: Mapping[str, Any], domain: str, where: str) -> Row:
     """Return one row.
 
@@ -130,6 +150,12 @@ def row_of(fields: Mapping[str, Any], domain: str, where: str) -> Row:
         raise TaskError(
             f"{where} has no {' and no '.join(lacking)}",
             hint=f"a row has the fields {', '.join(_OWN)}, and what its grader needs",
+        )
+    artefact = fields.get("artefact")
+    if artefact is not None and not _ARTEFACT.fullmatch(str(artefact)):
+        raise TaskError(
+            f"{where}: the artefact {artefact!r} is no plain file name",
+            hint="letters, digits, `.`, `_` and `-`, such as poster.svg",
         )
     return Row(
         id=_text(fields["id"]),
@@ -168,10 +194,12 @@ def _input_files(value: object, where: str) -> Iterator[tuple[str, str]]:
 
 
 def _read(path: Path) -> Iterable[Mapping[str, Any]]:
-    reader = {".parquet": _parquet, ".jsonl": _lines, ".ndjson": _lines, ".json": _json}
+    reader = {
+        ".parquet": _parquet, ".jsonl": _lines, ".ndjson": _lines, ".json": _json, ".toml": _toml,
+    }  # fmt: skip
     if path.suffix not in reader:
         raise SpecError(
-            f"{path} is of no known kind", hint="a file named .jsonl, .json or .parquet"
+            f"{path} is of no known kind", hint="a file named .jsonl, .json, .toml or .parquet"
         )
     try:
         yield from reader[path.suffix](path)
@@ -206,6 +234,19 @@ def _json(path: Path) -> Iterator[Mapping[str, Any]]:
         raise TaskError(f"{path} is no JSON: {error}") from error
     for number, item in enumerate(found if isinstance(found, list) else [found], 1):
         yield _object(item, f"{path}, entry {number}")
+
+
+def _toml(path: Path) -> Iterator[Mapping[str, Any]]:
+    """Yield the tables `rows`; the documents that `documents` names stand beside the file."""
+    try:
+        found = tomllib.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise TaskError(f"{path} is no TOML: {error}") from error
+    for number, item in enumerate(found.get("rows") or (), 1):
+        row = dict(_object(item, f"{path}, row {number}"))
+        documents = row.pop("documents", ())
+        texts = {name: (path.parent / name).read_text(encoding="utf-8") for name in documents}
+        yield {**row, "input_files": {**row.get("input_files", {}), **texts}}
 
 
 def _object(value: object, where: str) -> Mapping[str, Any]:

@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from sandbox_lite.bench.task import Answer, NoAnswer, Score, Ungraded
+from sandbox_lite.bench.task import Answer, Artefact, NoAnswer, Score, Ungraded
 from sandbox_lite.bench.tool_use import ToolUse
 
 if TYPE_CHECKING:
@@ -97,6 +97,8 @@ class Episode:
     """Of the try that counts; None where that had no tools."""
     trajectory: str | None = None
     """File below the directory of the results."""
+    artefact: Artefact | NoAnswer | None = None
+    """The file that the problem asks for; None where it asks for none, and after a fault."""
     ended: str = ""
     """ISO 8601, UTC."""
 
@@ -134,6 +136,7 @@ class Episode:
                     "key": Key(**{name: data[name] for name in names}),
                     "answer": _answer(data["answer"]),
                     "score": _score(data["score"]),
+                    "artefact": _artefact(data.get("artefact")),
                     "fault": None if data["fault"] is None else _fault(data["fault"]),
                     "faults": tuple(_fault(one) for one in data["faults"]),
                     "spent": Spent(**data["spent"]),
@@ -147,6 +150,12 @@ def _answer(data: Json | None) -> Answer | NoAnswer | None:
     if data is None:
         return None
     return NoAnswer(**data) if "reason" in data else Answer(**data)
+
+
+def _artefact(data: Json | None) -> Artefact | NoAnswer | None:
+    if data is None:
+        return None
+    return NoAnswer(**data) if "reason" in data else Artefact(**data)
 
 
 def _score(data: Json | None) -> Score | Ungraded | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sandbox_lite.agent.model import Model
@@ -11,7 +12,7 @@ from sandbox_lite.bench import graders, paper
 from sandbox_lite.bench.bounded import BoundedGraders
 from sandbox_lite.bench.graders.grader import Question
 from sandbox_lite.bench.graders.judge import Judge
-from sandbox_lite.bench.task import NoAnswer, Score, Ungraded
+from sandbox_lite.bench.task import Answer, NoAnswer, Score, Ungraded
 from sandbox_lite.errors import HostError, SandboxLiteError, SpecError, TaskError
 from sandbox_lite.spec import GIB
 
@@ -20,7 +21,10 @@ if TYPE_CHECKING:
 
     from sandbox_lite.agent.model import ModelSettings
     from sandbox_lite.bench.graders.judge import JudgePrompt
-    from sandbox_lite.bench.task import Answer, Row, Scorer, Task
+    from sandbox_lite.bench.task import Row, Scorer, Task
+
+_EMPTY = Answer(text="", size_bytes=0)
+_NO_FILE = NoAnswer(reason="missing", text="the file that the problem asks for was not kept")
 
 
 @contextmanager
@@ -135,8 +139,21 @@ class Grading(AbstractContextManager["Grading"]):
                 hint=failed[0].hint,
             )
 
-    def grade(self, task: Task, row: Row, answer: Answer | NoAnswer) -> Score | Ungraded:
+    def grade(
+        self,
+        task: Task,
+        row: Row,
+        answer: Answer | NoAnswer,
+        *,
+        file: Path | NoAnswer | None = None,
+    ) -> Score | Ungraded:
         """Return the score of an answer, or why it has none yet.
+
+        Args:
+            task: Whose.
+            row: To which problem.
+            answer: The text; where the row asks for a file, that alone counts.
+            file: Where that file is kept, or why there is none.
 
         Raises:
             HostError: A library lacks.
@@ -148,23 +165,29 @@ class Grading(AbstractContextManager["Grading"]):
         if judged and self.judge is None:
             # also where there is no answer: zeros alone would be a mean of nothing but failures
             return Ungraded(reason="no judge is named", grader=name)
-        if isinstance(answer, NoAnswer):
+        if row.artefact:
+            lacking = None if isinstance(file, Path) else file or _NO_FILE
+        else:
+            lacking = answer if isinstance(answer, NoAnswer) else None
+        if lacking is not None:
             return Score(
                 value=0.0,
-                verdict=f"no answer: {answer.reason}",
+                verdict=f"no {'file' if row.artefact else 'answer'}: {lacking.reason}",
                 grader=name,
                 scorer=self.scorer,
-                details={"why": answer.text},
+                details={"why": lacking.text},
             )
-        question = self._question(row, answer.text)
+        text = answer if isinstance(answer, Answer) else _EMPTY
+        question = self._question(row, text.text)
         if judged:
             assert self.judge is not None
             verdict = self.judge.assess(question)
         else:
-            verdict = self._bounded.score(name, question)
+            kept = file if row.artefact and isinstance(file, Path) else None
+            verdict = self._bounded.score(name, question, file=kept)
         details = dict(verdict.details)
-        if answer.truncated:
-            details["answer_bytes"] = answer.size_bytes
+        if text.truncated:
+            details["answer_bytes"] = text.size_bytes
         return Score(
             value=min(1.0, max(0.0, verdict.value)),
             verdict=verdict.text,

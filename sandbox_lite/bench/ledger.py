@@ -15,6 +15,7 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 from sandbox_lite.bench.episode import Episode
+from sandbox_lite.bench.task import Artefact
 from sandbox_lite.errors import HostError, SpecError, TaskError
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from sandbox_lite.bench.episode import Json, Key
+    from sandbox_lite.bench.task import NoAnswer
 
 FORMAT = 1
 HEADER = "run.json"
@@ -226,10 +228,25 @@ def write_json(path: Path, data: Json) -> None:
     Raises:
         HostError: It cannot be written.
     """
+    text = json.dumps(data, indent=1, ensure_ascii=False, default=str) + "\n"
+    write_whole(path, text.encode(errors="backslashreplace"))
+
+
+def stored(artefact: Artefact | NoAnswer | None, directory: Path) -> Path | NoAnswer | None:
+    """Return where the file of an episode in a directory is, or why there is none."""
+    return directory / artefact.file if isinstance(artefact, Artefact) else artefact
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file as a whole, or not at all; its directory is made.
+
+    Raises:
+        HostError: It cannot be written.
+    """
     stage = path.with_name(f".{path.name}.{os.getpid()}")
-    text = json.dumps(data, indent=1, ensure_ascii=False, default=str)
     try:
-        stage.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        stage.write_bytes(data)
         stage.replace(path)
     except OSError as error:
         stage.unlink(missing_ok=True)

@@ -110,11 +110,17 @@ def planned(
         if not possible:
             raise SpecError(f"{task.name} makes no sense in mode {' or '.join(modes)}")
         rows = data.load(task, data=None if file is None else file.absolute(), offline=offline)
+        chosen = selection.of(rows.rows, task.name)
+        if not any(mode in row.modes for row in chosen for mode in possible):
+            raise SpecError(
+                f"all of these problems of {task.name} ask for files, and need a computer",
+                hint="choose other problems, or --mode sandbox",
+            )
         found.append(
             Planned(
                 name=name,
                 task=task,
-                rows=selection.of(rows.rows, task.name),
+                rows=chosen,
                 origin=rows.origin,
                 texts=prompt.load(task.name, prompts),
                 modes=possible,
@@ -128,12 +134,12 @@ def planned(
 
 def keys(plan: Sequence[Planned], repeats: int) -> Iterator[tuple[Planned, Row, Key]]:
     """Yield all that is to be tried: both modes of a problem together, so that a run that is
-    broken off can be compared.
+    broken off can be compared. A problem that asks for a file is for a computer alone.
     """
     for repeat in range(1, repeats + 1):
         for one in plan:
             for row in one.rows:
-                for mode in one.modes:
+                for mode in (mode for mode in one.modes if mode in row.modes):
                     yield one, row, Key(task=one.task.name, row=row.id, mode=mode, repeat=repeat)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sandbox_lite.bench import data, tasks
-from sandbox_lite.bench.ledger import Ledger, load_episodes, load_header
+from sandbox_lite.bench.ledger import Ledger, load_episodes, load_header, stored
 from sandbox_lite.bench.runner import GRADING_FAILED
 from sandbox_lite.bench.task import Ungraded
 from sandbox_lite.errors import SandboxLiteError, SpecError
@@ -54,6 +54,7 @@ def regrade(
         HostError: Data cannot be fetched, or the scores not be written.
     """
     header = load_header(directory)
+    tried = _first(directory)
     episodes = load_episodes(directory)
     found = {
         name: tasks.find((names or {}).get(name, about["name"]))
@@ -68,8 +69,8 @@ def regrade(
                 hint="name the file with the rows that were tried: --data",
             )
     for name, task in found.items():
-        tried = {one.key.row for one in episodes.values() if one.key.task == name}
-        grading.check(task, [rows[name][number] for number in sorted(tried)])
+        those = {one.key.row for one in episodes.values() if one.key.task == name}
+        grading.check(task, [rows[name][number] for number in sorted(those)])
 
     def graded(one: Episode) -> Episode:
         if one.answer is None:
@@ -77,7 +78,7 @@ def regrade(
         began = time.monotonic()
         task, row = found[one.key.task], rows[one.key.task][one.key.row]
         try:
-            score = grading.grade(task, row, one.answer)
+            score = grading.grade(task, row, one.answer, file=stored(one.artefact, tried))
         except SandboxLiteError as error:
             name = task.grader(row, grading.scorer)
             failed = Ungraded(reason=f"{GRADING_FAILED}: {error.message}", grader=name)
@@ -96,6 +97,13 @@ def regrade(
             ledger.append(one)
             told(one)
         return load_header(target), tuple(ledger.done.values())
+
+
+def _first(directory: Path) -> Path:
+    """Return where the episodes were tried: files that models made are there alone."""
+    while (before := load_header(directory).get("regraded")) is not None:
+        directory = Path(before)
+    return directory
 
 
 def _unfinished(one: Episode | None) -> bool:

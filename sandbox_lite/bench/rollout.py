@@ -11,6 +11,7 @@ from sandbox_lite.agent.aio import AsyncAgent
 from sandbox_lite.agent.episode import FIRST_SHRUNK_TOKENS, LEAST_TOKENS
 from sandbox_lite.agent.trajectory import Seconds, Step, StopReason, Tokens, Trajectory, now
 from sandbox_lite.bench.answer import (
+    ARTEFACT_BYTES,
     HUGE_BYTES,
     answer_of_bytes,
     answer_of_text,
@@ -52,6 +53,8 @@ class Attempt:
     fault: Fault | None
     spent: Spent
     trajectory: Trajectory | None
+    artefact: bytes | NoAnswer | None = None
+    """The file that the problem asks for; None where it asks for none, and after a fault."""
 
 
 async def plain(
@@ -184,33 +187,59 @@ async def in_sandbox(
             )
             record = await agent.run(texts.statement(row, computers.documents))
             stop = record.stop or StopReason.SANDBOX_ERROR
-            answer = None if stop in _FAULTS else await _sealed(sandbox, texts.answer_path)
+            left: Left | None = None
+            if stop not in _FAULTS:
+                wanted = row.artefact and f"{texts.sandbox.output_dir}/{row.artefact}"
+                left = await sealed(sandbox, texts.answer_path, wanted or None)
     except SandboxLiteError as error:
         spent = _spent(agent, startup, started)
         done = None if agent is None else agent.trajectory
         return _spoiled(StopReason.SANDBOX_ERROR, error, spent, done)
     spent = _spent(agent, startup, started)
-    if answer is None:
+    if left is None:
         failed = SandboxLiteError(record.error or "the run was cut off", hint=record.hint)
         return _spoiled(stop, failed, spent, record)
-    return _attempt(stop, answer, spent, record)
+    return _attempt(stop, left.answer, spent, record, left.artefact)
 
 
-async def _sealed(sandbox: AsyncSandbox, path: str) -> Answer | NoAnswer:
-    """Return the answer as it is when every process has been stopped.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Left:
+    """What a model left behind in its sandbox, as it was when all its processes were stopped."""
+
+    answer: Answer | NoAnswer
+    artefact: bytes | NoAnswer | None = None
+    """None where no file was wanted."""
+
+
+async def sealed(sandbox: AsyncSandbox, path: str, artefact: str | None = None) -> Left:
+    """Return the answer, and the file that a problem asks for, when every process is stopped.
 
     Raises:
         SandboxLiteError: The sandbox failed.
     """
+
+    def nothing(none: NoAnswer) -> Left:
+        return Left(answer=none, artefact=None if artefact is None else none)
+
+    async def read(name: str, most: int) -> bytes | NoAnswer:
+        try:
+            return await sandbox.files.read(name, max_bytes=most, follow_links=False)
+        except FileAccessError as error:
+            return no_answer(error, most=most)
+
     try:
         async with sandbox.still():
-            try:
-                data = await sandbox.files.read(path, max_bytes=HUGE_BYTES, follow_links=False)
-            except FileAccessError as error:
-                return no_answer(error)
+            data = await read(path, HUGE_BYTES)
+            file = None if artefact is None else await read(artefact, ARTEFACT_BYTES)
     except (SandboxClosedError, HostError) as error:
-        return unsealed(error)
-    return answer_of_bytes(data)
+        return nothing(unsealed(error))
+    answer = data if isinstance(data, NoAnswer) else answer_of_bytes(data)
+    return Left(answer=answer, artefact=file)
+
+
+async def _sealed(sandbox: AsyncSandbox, path: str) -> Answer | NoAnswer:
+    """Return the answer alone, see `sealed`."""
+    return (await sealed(sandbox, path)).answer
 
 
 def _spent(agent: AsyncAgent | None, startup: float, started: float) -> Spent:
@@ -247,8 +276,12 @@ def _attempt(
     answer: Answer | NoAnswer,
     spent: Spent,
     trajectory: Trajectory | None = None,
+    artefact: bytes | NoAnswer | None = None,
 ) -> Attempt:
-    return Attempt(stop=str(stop), answer=answer, fault=None, spent=spent, trajectory=trajectory)
+    return Attempt(
+        stop=str(stop), answer=answer, fault=None, spent=spent, trajectory=trajectory,
+        artefact=artefact,
+    )  # fmt: skip
 
 
 def _spoiled(

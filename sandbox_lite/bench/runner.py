@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import functools
+import hashlib
 import os
 import resource
 import time
@@ -16,7 +18,8 @@ import psutil
 from sandbox_lite.agent.trajectory import TrajectoryWriter, now
 from sandbox_lite.bench import rollout, tool_use
 from sandbox_lite.bench.episode import Episode, Fault
-from sandbox_lite.bench.task import Ungraded
+from sandbox_lite.bench.ledger import stored, write_whole
+from sandbox_lite.bench.task import Artefact, NoAnswer, Ungraded
 from sandbox_lite.errors import SandboxLiteError, SpecError
 from sandbox_lite.jail import pressure
 from sandbox_lite.spec import MIB
@@ -32,7 +35,7 @@ if TYPE_CHECKING:
     from sandbox_lite.bench.plan import Planned
     from sandbox_lite.bench.prices import Price
     from sandbox_lite.bench.rollout import Attempt, Computers
-    from sandbox_lite.bench.task import Answer, NoAnswer, Row, Score
+    from sandbox_lite.bench.task import Answer, Row, Score
     from sandbox_lite.bench.tool_use import ToolUse
 
 GRADING_FAILED = "grading failed"
@@ -230,8 +233,11 @@ class Runner:
             await asyncio.sleep(min(_LONGEST_PAUSE, pause))
         ended = time.monotonic()
         score: Score | Ungraded | None = None
+        artefact: Artefact | NoAnswer | None = None
+        if attempt.artefact is not None:
+            artefact = await asyncio.to_thread(self._kept, key, row.artefact, attempt.artefact)
         if attempt.answer is not None:
-            score = await self._graded(planned, row, attempt.answer)
+            score = await self._graded(planned, row, attempt.answer, artefact)
         graded = time.monotonic()
         trajectory = None
         if attempt.trajectory is not None:
@@ -253,6 +259,7 @@ class Runner:
             grading_seconds=graded - ended,
             tool_use=_tool_use(key, attempt),
             trajectory=trajectory,
+            artefact=artefact,
             ended=now(),
         )
         self._ledger.append(episode)
@@ -267,22 +274,37 @@ class Runner:
         return await rollout.in_sandbox(self._model, planned.texts, row, self._computers)
 
     async def _graded(
-        self, planned: Planned, row: Row, answer: Answer | NoAnswer
+        self,
+        planned: Planned,
+        row: Row,
+        answer: Answer | NoAnswer,
+        artefact: Artefact | NoAnswer | None,
     ) -> Score | Ungraded:
         """Return the score; where a grader or a judge fails, the answer is kept without one."""
         loop = asyncio.get_running_loop()
+        grade = functools.partial(
+            self._grading.grade, planned.task, row, answer,
+            file=stored(artefact, self._ledger.directory),
+        )  # fmt: skip
         tries = 0
         while True:
             try:
-                return await loop.run_in_executor(
-                    self._graders, self._grading.grade, planned.task, row, answer
-                )
+                return await loop.run_in_executor(self._graders, grade)
             except SandboxLiteError as error:
                 if tries == self._pace.retries:
                     name = planned.task.grader(row, self._grading.scorer)
                     return Ungraded(reason=f"{GRADING_FAILED}: {error.message}", grader=name)
             await asyncio.sleep(min(_LONGEST_PAUSE, _FIRST_PAUSE * 2**tries))
             tries += 1
+
+    def _kept(self, key: Key, name: str, made: bytes | NoAnswer) -> Artefact | NoAnswer:
+        """Keep a file that a model made beside where its trajectory will be."""
+        if isinstance(made, NoAnswer):
+            return made
+        file = f"{_record_name(key).removesuffix('.jsonl')}.{name}"
+        write_whole(self._ledger.directory / file, made)
+        digest = hashlib.sha256(made).hexdigest()
+        return Artefact(file=file, size_bytes=len(made), sha256=digest)
 
     def _record(self, name: str, trajectory: Trajectory) -> None:
         with TrajectoryWriter(self._ledger.directory / name) as writer:
@@ -306,8 +328,6 @@ def _record_name(key: Key) -> str:
     """Return where a trajectory is kept; an id may be any text, so it is spelled harmlessly."""
     plain = "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "_" for c in key.row)
     if plain != key.row or len(plain) > 80:
-        import hashlib
-
         plain = f"{plain[:60]}-{hashlib.sha256(key.row.encode()).hexdigest()[:12]}"
     task = "".join(c if c.isalnum() or c in "-_" else "_" for c in key.task)
     return f"trajectories/{task}/{plain}.{key.mode}.{key.repeat}.jsonl"

@@ -37,6 +37,19 @@ class Row:
     extra: Mapping[str, Any] = field(default_factory=dict)
     """Further fields of the data, as JSON has them; its grader may need them."""
 
+    @property
+    def artefact(self) -> str:
+        """Name of the file in the output directory that is graded; empty where a text is.
+
+        A model without a computer makes no files: such a problem exists in mode `sandbox` alone.
+        """
+        return str(self.extra.get("artefact") or "")
+
+    @property
+    def modes(self) -> tuple[Mode, ...]:
+        """Modes in which it can be tried."""
+        return ("sandbox",) if self.artefact else ("sandbox", "plain")
+
     @cached_property
     def problem(self) -> str:
         """A digest of what makes the problem: rows that are copies of each other have the same.
@@ -78,6 +91,16 @@ class NoAnswer:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Artefact:
+    """A file that a model made, and that is kept beside the episode's trajectory."""
+
+    file: str
+    """Below the directory of the results."""
+    size_bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Score:
     """What an answer is worth."""
 
@@ -110,6 +133,14 @@ class HubSource:
     """A name is resolved to a commit when it is first fetched, and stays that commit since."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PackagedSource:
+    """Rows that come with the package."""
+
+    folder: str
+    """In `bench/problems`: it holds `rows.toml` and the documents that rows name."""
+
+
 class Task(Protocol):
     """A set of problems with one way to tell right answers from wrong ones."""
 
@@ -130,7 +161,7 @@ class Task(Protocol):
         """Modes in which it makes sense."""
 
     @property
-    def source(self) -> HubSource | None:
+    def source(self) -> HubSource | PackagedSource | None:
         """Where its data is; None where it has to be named."""
 
     def grader(self, row: Row, scorer: Scorer) -> str:
@@ -144,7 +175,7 @@ class DataTask:
     name: str
     title: str
     graded_by: str
-    source: HubSource | None = None
+    source: HubSource | PackagedSource | None = None
     version: str = "1"
     modes: tuple[Mode, ...] = ("sandbox", "plain")
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import dataclasses
 import gc
 import importlib
 import json
@@ -22,9 +23,10 @@ from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
 from sandbox_lite.bench import graders
+from sandbox_lite.bench.answer import ARTEFACT_BYTES
 from sandbox_lite.bench.graders.grader import Grader, Question
 from sandbox_lite.bench.libraries import INSTALL
-from sandbox_lite.errors import HostError, SandboxLiteError
+from sandbox_lite.errors import HostError, SandboxLiteError, TaskError
 
 _PR_SET_PDEATHSIG = 1
 _MAX_REPLY = 1 << 20
@@ -66,8 +68,25 @@ def _answer(order: dict[str, Any], orders: BinaryIO, warm: set[str]) -> Reply | 
         return {"kind": "ready"}
     question = Question(**order["question"])
     if order["control"]:
-        question = Question(**(order["question"] | {"answer": grader.control(question)}))
+        answer, file = grader.control(question), grader.control_file
+        question = dataclasses.replace(question, answer=answer, file=file)
+    elif order["file"] is not None:
+        try:
+            question = dataclasses.replace(question, file=_content(Path(order["file"])))
+        except SandboxLiteError as error:
+            return _error(error)
     return _bounded(grader, question, order["timeout"], order["memory_bytes"], orders)
+
+
+def _content(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(ARTEFACT_BYTES)
+    except OSError as error:
+        raise TaskError(
+            f"the stored file {path} cannot be read: {error.strerror}",
+            hint="it belongs to the results, beside the trajectories",
+        ) from error
 
 
 def _import(grader: Grader) -> None:

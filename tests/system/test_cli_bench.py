@@ -6,19 +6,18 @@ import json
 import os
 import re
 import signal
-import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil
 import pytest
 
-from tests.installed import Ended, Installed, ended, interrupted
+from tests.installed import Ended, Installed, ended, first_processes, interrupted, until
 from tests.model_server import ModelServer, Scripted, refuses, says
 
 if TYPE_CHECKING:
     import subprocess
     from collections.abc import Callable
+    from pathlib import Path
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -251,13 +250,6 @@ def test_a_second_start_does_the_rest_of_one_that_was_killed(cli: Installed) -> 
         check_whole(cli)
 
 
-def until(true: Callable[[], bool]) -> None:
-    end = time.monotonic() + 30
-    while not true():
-        assert time.monotonic() < end
-        time.sleep(0.02)
-
-
 @pytest.mark.parametrize(
     ("words", "what"),
     [
@@ -354,17 +346,6 @@ def test_a_killed_sandbox_is_a_fault_and_another_takes_its_place(cli: Installed)
     assert results(cli)["counts"]["retried"] == {"sandbox_error": 1}
     modes = results(cli)["statistics"]["domains"]["math"]["modes"]
     assert modes["sandbox"]["mean"] == 0.75
-
-
-def first_processes(program: int) -> list[int]:
-    """Return the pids of the processes that are number 1 of a sandbox."""
-    found = []
-    for child in psutil.Process(program).children(recursive=True):
-        status = Path(f"/proc/{child.pid}/status").read_text()
-        numbers = re.findall(r"^NSpid:(.*)", status, re.MULTILINE)[0].split()
-        if len(numbers) > 1 and numbers[-1] == "1":
-            found.append(child.pid)
-    return found
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from sandbox_lite.bench.task import Task
+
 REPOSITORY = "daixuancheng/llm-in-sandbox-bench"
 OLD, NEW = "a" * 40, "b" * 40
 MATH = tasks.find("math")
@@ -153,8 +155,13 @@ def test_a_half_fetched_set_is_not_noted(server: HubServer) -> None:
     assert len(data.load(MATH).rows) == 2
 
 
+def public(task: Task) -> HubSource:
+    assert isinstance(task.source, HubSource)
+    return task.source
+
+
 def test_a_changed_file_of_the_cache_is_refused(server: HubServer) -> None:
-    found = hub.fetch(MATH.source or pytest.fail("no source"))
+    found = hub.fetch(public(MATH))
     real = found.paths[0].resolve()
     real.chmod(0o644)
     real.write_bytes(parquet(row(1, ground_truth="2")))
@@ -163,7 +170,7 @@ def test_a_changed_file_of_the_cache_is_refused(server: HubServer) -> None:
 
 
 def test_a_deleted_file_of_the_cache_is_fetched_again(server: HubServer) -> None:
-    found = hub.fetch(MATH.source or pytest.fail("no source"))
+    found = hub.fetch(public(MATH))
     found.paths[0].unlink()
     with pytest.raises(HostError, match="not in the cache"):
         data.load(MATH, offline=True)

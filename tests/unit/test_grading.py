@@ -13,7 +13,15 @@ from sandbox_lite.agent.model import ModelSettings
 from sandbox_lite.bench import tasks
 from sandbox_lite.bench.graders import find
 from sandbox_lite.bench.grading import Grading, opened_judge
-from sandbox_lite.bench.task import Answer, NoAnswer, Row, Score, Ungraded
+from sandbox_lite.bench.task import (
+    Answer,
+    HubSource,
+    NoAnswer,
+    PackagedSource,
+    Row,
+    Score,
+    Ungraded,
+)
 from sandbox_lite.errors import HostError, SpecError, TaskError
 from tests.model_server import ModelServer, says
 
@@ -25,7 +33,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.timeout(60)  # libraries are imported, on a machine that is busy
 
-NAMES = ["math", "physics", "chem", "biomed", "long_context", "instruct_follow", "context"]
+NAMES = ["math", "physics", "chem", "biomed", "long_context", "instruct_follow", "context", "demo"]
 
 
 @pytest.fixture
@@ -53,7 +61,10 @@ def test_the_table_is_the_domains() -> None:
     for name, task in tasks.TASKS.items():
         assert task.name == name
         assert task.modes == ("sandbox", "plain")
-        assert task.source is not None
+        if name == "demo":
+            assert task.source == PackagedSource(folder="demo")
+            continue
+        assert isinstance(task.source, HubSource)
         assert task.source.repository.startswith("daixuancheng/llm-in-sandbox-")
 
 

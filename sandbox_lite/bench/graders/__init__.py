@@ -4,20 +4,28 @@ from __future__ import annotations
 
 from sandbox_lite.bench import plugin
 from sandbox_lite.bench.graders import (
+    animation,
     choice,
     choices,
+    exact,
     ifbench,
     judge,
     mathematics,
+    name,
     open_ended,
+    poster,
+    quantity,
     rouge,
+    trip_page,
+    tune,
 )
 from sandbox_lite.bench.graders.grader import Grader
 from sandbox_lite.errors import SpecError
 
 _ALL = (
     mathematics.GRADER, choice.GRADER, choices.GRADER, rouge.GRADER, open_ended.GRADER,
-    ifbench.GRADER, judge.GRADER,
+    ifbench.GRADER, judge.GRADER, quantity.GRADER, name.GRADER, exact.GRADER, trip_page.GRADER,
+    poster.GRADER, animation.GRADER, tune.GRADER,
 )  # fmt: skip
 GRADERS = {grader.name: grader for grader in _ALL}
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from sandbox_lite.bench.task import Scorer
 
@@ -22,6 +22,8 @@ class Question:
     extra: Mapping[str, Any] = field(default_factory=dict)
     """Further fields of the row."""
     scorer: Scorer = "default"
+    file: bytes | None = None
+    """What is in the file that the row asks for; None where it asks for none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +47,17 @@ def wrong(why: str, **details: object) -> Verdict:
     return Verdict(value=0.0, text=why, details=details)
 
 
+def demanded(demands: Iterable[tuple[str, bool]], **details: object) -> Verdict:
+    """Return the verdict on a file: right where every demand is met, each said in a few words."""
+    found = tuple(demands)
+    failed = [text for text, met in found if not met]
+    return Verdict(
+        value=float(not failed),
+        text=f"not met: {failed[0]}" if failed else "correct",
+        details={"failed": failed, "met": [text for text, met in found if met], **details},
+    )
+
+
 def the_truth(question: Question) -> str:
     """Return an answer that any grader in order can grade: the truth itself."""
     return question.truth
@@ -65,6 +78,8 @@ class Grader:
     """Of ours, graded once beforehand: what libraries do at their first use is then done."""
     tried_by_row: bool = False
     """Whether some rows need what others do not, so that each is tried before a run."""
+    control_file: bytes | None = None
+    """The same of a file, where the grader looks at one."""
     control: Callable[[Question], str] = the_truth
     """An answer that must be gradable: where even this fails, the grader is broken, and an answer
     is not to blame."""

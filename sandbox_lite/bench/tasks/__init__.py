@@ -10,6 +10,7 @@ from sandbox_lite.bench.tasks import (
     biomed,
     chem,
     context,
+    demo,
     instruct_follow,
     long_context,
     math,
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 _ALL: tuple[Task, ...] = (
     math.TASK, physics.TASK, chem.TASK, biomed.TASK, long_context.TASK, instruct_follow.TASK,
-    context.TASK,
+    context.TASK, demo.TASK,
 )  # fmt: skip
 TASKS = {task.name: task for task in _ALL}
 
