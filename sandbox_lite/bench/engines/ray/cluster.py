@@ -31,7 +31,7 @@ _END_SECONDS = 15.0
 _PATIENCE_SECONDS = 60.0
 """Without any node."""
 _MOST_LOSSES = 3
-"""Of the actor of one node; then there is something wrong with the node."""
+"""Of the actor of one node, with no episode in between; then something is wrong with the node."""
 _COMPARED = ("upper", "network", "seccomp", "ids", "backend", "limits")
 
 _WORKER = {
@@ -153,6 +153,7 @@ class Cluster:
             return Fault(stop=MACHINE_LOST, message=f"node {place.name} was lost: {line_of(error)}")
         finally:
             place.running -= 1
+        self._losses.pop(place.node, None)
         return done
 
     def _lose(self, place: _Place) -> None:
