@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 ANSWERED = "answered"
 """The stop of a plain model that answered; those of a sandbox are `StopReason`."""
 
+MACHINE_LOST = "machine_lost"
+"""The stop of a fault: its machine was gone before the episode had ended."""
+
 Json = dict[str, Any]
 
 

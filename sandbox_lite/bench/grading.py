@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from contextlib import AbstractContextManager, contextmanager
+import os
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -60,6 +62,34 @@ def opened_judge(
             repeats=repeats or (paper.JUDGE_REPEATS if published else 1),
             published=paper.judge_prompt() if published else None,
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GradingSettings:
+    """Who grades: what opens a `Grading` on any machine."""
+
+    scorer: Scorer = "default"
+    judge: ModelSettings | None = None
+    """With its key; None leaves answers ungraded where a task needs one."""
+    repeats: int | None = None
+    """Judgements of one answer."""
+
+    @contextmanager
+    def opened(self) -> Iterator[Grading]:
+        """Yield who grades on this machine, one answer for each of its processors at once.
+
+        Raises:
+            HostError: As `opened_judge`.
+            SpecError: There is no such scorer.
+        """
+        with ExitStack() as stack:
+            judge: Judge | None = None
+            if self.judge is not None:
+                judge = stack.enter_context(
+                    opened_judge(self.judge, scorer=self.scorer, repeats=self.repeats)
+                )
+            processes = len(os.sched_getaffinity(0))
+            yield stack.enter_context(Grading(scorer=self.scorer, judge=judge, processes=processes))
 
 
 class Grading(AbstractContextManager["Grading"]):

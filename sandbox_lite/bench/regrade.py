@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from sandbox_lite.bench import data, tasks
 from sandbox_lite.bench.ledger import Ledger, load_episodes, load_header, stored
-from sandbox_lite.bench.runner import GRADING_FAILED
 from sandbox_lite.bench.task import Ungraded
+from sandbox_lite.bench.trial import GRADING_FAILED
 from sandbox_lite.errors import SandboxLiteError, SpecError
 
 if TYPE_CHECKING:

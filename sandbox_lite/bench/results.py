@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 import sandbox_lite
 from sandbox_lite.bench import statistics
-from sandbox_lite.bench.runner import GRADING_FAILED
 from sandbox_lite.bench.task import Ungraded
 from sandbox_lite.bench.tool_use import ToolUse
+from sandbox_lite.bench.trial import GRADING_FAILED
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

@@ -28,6 +28,7 @@ from sandbox_lite.errors import (
     SandboxClosedError,
     SandboxLiteError,
 )
+from sandbox_lite.jail.aio import AsyncSandbox
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from sandbox_lite.agent.tools import ToolContext
     from sandbox_lite.bench.prompt import Documents, TaskPrompts
     from sandbox_lite.bench.task import Answer, Row
-    from sandbox_lite.jail.aio import AsyncSandbox
+    from sandbox_lite.spec import Limits
 
 _FAULTS = (StopReason.MODEL_ERROR, StopReason.SANDBOX_ERROR)
 
@@ -133,6 +134,32 @@ def _plain_record(
         stop=StopReason.SUBMITTED,
         answer=said.text,
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SandboxOptions:
+    """How a sandbox is made: data, so that another machine makes the same."""
+
+    rootfs: str
+    network: str
+    allow: tuple[str, ...] = ()
+    allow_private: tuple[str, ...] = ()
+    limits: Limits
+    files: bool = True
+    """False: nothing but the answer can be written, see `computer`."""
+    programs: bool = True
+    """False: nothing runs in it."""
+
+    def make(self, workdir: str) -> AsyncSandbox:
+        """Return a sandbox that is not open yet."""
+        made = AsyncSandbox(
+            self.rootfs, network=self.network, allow=self.allow,
+            allow_private=self.allow_private, workdir=workdir, limits=self.limits,
+        )  # fmt: skip
+        if self.files and self.programs:
+            return made
+        writable = None if self.files else ()
+        return made.like(dataclasses.replace(made.spec, writable=writable, programs=self.programs))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

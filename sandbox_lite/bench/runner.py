@@ -1,85 +1,34 @@
-"""Tries all that is planned: many episodes on one loop, each graded, and written down once."""
+"""Tries all that is planned: many episodes at once, each written down once."""
 
 from __future__ import annotations
 
 import asyncio
-import functools
+import dataclasses
 import hashlib
-import os
-import resource
 import time
 from collections import deque
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import psutil
-
-from sandbox_lite.agent.trajectory import TrajectoryWriter, now
-from sandbox_lite.bench import rollout, tool_use
-from sandbox_lite.bench.episode import Episode, Fault
-from sandbox_lite.bench.ledger import stored, write_whole
-from sandbox_lite.bench.task import Artefact, NoAnswer, Ungraded
-from sandbox_lite.errors import SandboxLiteError, SpecError
-from sandbox_lite.jail import pressure
-from sandbox_lite.spec import MIB
+from sandbox_lite.agent.trajectory import TrajectoryWriter
+from sandbox_lite.bench.episode import Fault
+from sandbox_lite.bench.ledger import write_whole
+from sandbox_lite.bench.task import Artefact, NoAnswer
+from sandbox_lite.bench.trial import Todo, given_up
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from sandbox_lite.agent.model import AsyncModel
     from sandbox_lite.agent.trajectory import Trajectory
-    from sandbox_lite.bench.episode import Key
-    from sandbox_lite.bench.grading import Grading
+    from sandbox_lite.bench.episode import Episode, Key
     from sandbox_lite.bench.ledger import Ledger
     from sandbox_lite.bench.plan import Planned
-    from sandbox_lite.bench.prices import Price
-    from sandbox_lite.bench.rollout import Attempt, Computers
-    from sandbox_lite.bench.task import Answer, Row, Score
-    from sandbox_lite.bench.tool_use import ToolUse
+    from sandbox_lite.bench.task import Row
+    from sandbox_lite.bench.trial import Engine, Pace
 
-GRADING_FAILED = "grading failed"
-"""What the reason of an `Ungraded` begins with where another try may help."""
-
-_PER_CPU = 8
-_SANDBOX_BYTES = 256 * MIB
-_SANDBOX_DESCRIPTORS = 32
-"""Of ours, for one sandbox with a proxy; what all share is left out."""
-_FIRST_PAUSE = 0.5
-_LONGEST_PAUSE = 30.0
-_PRESSURE_SECONDS = 0.5
-
-
-def default_concurrency() -> int:
-    """Return how many episodes this machine can have at once: by cores, memory, descriptors."""
-    cpus = len(os.sched_getaffinity(0))
-    memory = int(psutil.virtual_memory().available // _SANDBOX_BYTES)
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    files = 10**6 if soft == resource.RLIM_INFINITY else soft // _SANDBOX_DESCRIPTORS
-    return max(1, min(_PER_CPU * cpus, memory, files))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pace:
-    """How fast, and how long."""
-
-    concurrency: int
-    retries: int = 2
-    """Further tries after a fault of the server or the machine."""
-    seconds: float | None = None
-    """For the answer of a plain model."""
-    max_tokens_total: int | None = None
-    """No episode begins when all together have taken so many."""
-    max_cost: float | None = None
-    """No episode begins when all together have cost so much; needs a `price`."""
-    price: Price | None = None
-
-    def __post_init__(self) -> None:
-        if self.max_cost is not None and self.price is None:
-            raise SpecError(
-                "a bound of cost needs prices, and none are known",
-                hint="give --prices FILE with what a million tokens of the model cost",
-            )
+_LOOK_SECONDS = 0.5
+_MOST_LOST = 3
+"""Machines that one episode may be lost with: it may be what ends them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,9 +52,7 @@ class Runner:
     Args:
         todo: See `plan.keys`; what the ledger holds already is left out.
         ledger: Where episodes are written down.
-        model: Who is asked.
-        computers: None where no episode is in sandbox mode.
-        grading: Who tells what an answer is worth.
+        engine: Where they are done.
         pace: How fast.
         told: Called for each episode that is written down.
     """
@@ -114,32 +61,25 @@ class Runner:
         self,
         todo: Iterable[tuple[Planned, Row, Key]],
         ledger: Ledger,
-        model: AsyncModel,
-        computers: Computers | None,
-        grading: Grading,
+        engine: Engine,
         pace: Pace,
         *,
         told: Callable[[Episode], None] = lambda _: None,
     ) -> None:
         self._waiting = deque(
-            one
-            for one in todo
-            if one[2] not in ledger.done or ledger.done[one[2]].fault is not None
+            Todo(name=planned.name, task=planned.task, texts=planned.texts, row=row, key=key)
+            for planned, row, key in todo
+            if key not in ledger.done or ledger.done[key].fault is not None
         )
         self._ledger = ledger
-        self._model = model
-        self._computers = computers
-        self._grading = grading
+        self._engine = engine
         self._pace = pace
         self._told = told
         self._running: set[asyncio.Task[None]] = set()
         self._stopped = False
         self._tokens = sum(one.tokens for one in ledger.done.values())
-        self._cost = 0.0
-        if pace.price is not None:
-            self._cost = sum(pace.price.of_episode(one) for one in ledger.done.values())
+        self._cost = sum(self._cost_of(one) for one in ledger.done.values())
         self._written = 0
-        self._graders: ThreadPoolExecutor | None = None
 
     @property
     def left(self) -> int:
@@ -156,31 +96,23 @@ class Runner:
         """Try all that is left.
 
         Raises:
-            SandboxLiteError: The results cannot be written; what runs is broken off.
+            SandboxLiteError: The results cannot be written, or no machine is left; what runs is
+                broken off.
         """
         broken_off, began = 0, time.monotonic()
-        threads = ThreadPoolExecutor(self._pace.concurrency, "sandbox-lite grading")
-        self._graders = threads
         try:
             while self._may_begin() or self._running:
-                while self._may_begin() and self._has_room():
-                    task = asyncio.ensure_future(self._episode(*self._waiting.popleft()))
+                await self._engine.look()
+                while self._may_begin() and self._engine.has_room(len(self._running)):
+                    task = asyncio.ensure_future(self._episode(self._waiting.popleft()))
                     self._running.add(task)
-                done, _ = await asyncio.wait(
-                    self._running,
-                    timeout=_PRESSURE_SECONDS,
-                    return_when=asyncio.FIRST_COMPLETED,
-                )
-                self._running -= done
-                for task in done:
+                for task in await self._some_end():
                     if task.cancelled():
                         broken_off += 1
                     else:
                         task.result()
         finally:
             await self._break_off()
-            # what a judge takes minutes for must not keep the results of the rest
-            threads.shutdown(wait=False, cancel_futures=True)
         return Ended(
             interrupted=self._stopped,
             out_of_tokens=bool(self._waiting) and not self._stopped and self._out_of_tokens,
@@ -190,11 +122,25 @@ class Runner:
             seconds=time.monotonic() - began,
         )
 
+    async def _some_end(self) -> set[asyncio.Task[None]]:
+        if not self._running:
+            await asyncio.sleep(_LOOK_SECONDS)
+            return set()
+        done, _ = await asyncio.wait(
+            self._running, timeout=_LOOK_SECONDS, return_when=asyncio.FIRST_COMPLETED
+        )
+        self._running -= done
+        return done
+
     async def _break_off(self) -> None:
         for task in self._running:
             task.cancel()
         await asyncio.gather(*self._running, return_exceptions=True)
         self._running.clear()
+
+    def _cost_of(self, episode: Episode) -> float:
+        price = self._pace.price
+        return 0.0 if price is None else price.of_episode(episode)
 
     @property
     def _out_of_tokens(self) -> bool:
@@ -210,98 +156,37 @@ class Runner:
         enough = self._out_of_tokens or self._out_of_money
         return bool(self._waiting) and not self._stopped and not enough
 
-    def _has_room(self) -> bool:
-        if not self._running:
-            return True
-        return len(self._running) < self._pace.concurrency and not pressure.is_high()
+    async def _episode(self, todo: Todo) -> None:
+        done = await self._engine.episode(todo)
+        if isinstance(done, Fault):
+            again = dataclasses.replace(todo, lost=(*todo.lost, done))
+            if len(again.lost) < _MOST_LOST:
+                self._waiting.appendleft(again)
+            else:
+                self._write(given_up(again))
+            return
+        self._tokens += done.episode.tokens
+        self._cost += self._cost_of(done.episode)
+        episode = done.episode
+        if done.artefact is not None:
+            kept = await asyncio.to_thread(self._kept, todo, done.artefact)
+            episode = dataclasses.replace(episode, artefact=kept)
+        if done.trajectory is not None:
+            name = _record_name(todo.key)
+            await asyncio.to_thread(self._record, name, done.trajectory)
+            episode = dataclasses.replace(episode, trajectory=name)
+        self._write(episode)
 
-    async def _episode(self, planned: Planned, row: Row, key: Key) -> None:
-        began = time.monotonic()
-        faults: list[Fault] = []
-        while True:
-            tried = time.monotonic()
-            attempt = await self._attempt(planned, row, key)
-            self._tokens += attempt.spent.tokens
-            if self._pace.price is not None:
-                self._cost += self._pace.price.of(attempt.spent)
-            if attempt.fault is None:
-                break
-            faults.append(attempt.fault)
-            if len(faults) > self._pace.retries:
-                break
-            pause = _FIRST_PAUSE * 2 ** (len(faults) - 1)
-            await asyncio.sleep(min(_LONGEST_PAUSE, pause))
-        ended = time.monotonic()
-        score: Score | Ungraded | None = None
-        artefact: Artefact | NoAnswer | None = None
-        if attempt.artefact is not None:
-            artefact = await asyncio.to_thread(self._kept, key, row.artefact, attempt.artefact)
-        if attempt.answer is not None:
-            score = await self._graded(planned, row, attempt.answer, artefact)
-        graded = time.monotonic()
-        trajectory = None
-        if attempt.trajectory is not None:
-            trajectory = _record_name(key)
-            await asyncio.to_thread(self._record, trajectory, attempt.trajectory)
-        episode = Episode(
-            key=key,
-            problem=row.problem,
-            row_digest=row.digest,
-            domain=row.domain,
-            stop=attempt.stop,
-            answer=attempt.answer,
-            score=score,
-            fault=attempt.fault,
-            faults=tuple(faults),
-            turns=_turns(attempt),
-            spent=attempt.spent,
-            waiting_seconds=(ended if attempt.fault else tried) - began,
-            grading_seconds=graded - ended,
-            tool_use=_tool_use(key, attempt),
-            trajectory=trajectory,
-            artefact=artefact,
-            ended=now(),
-        )
+    def _write(self, episode: Episode) -> None:
         self._ledger.append(episode)
         self._written += 1
         self._told(episode)
 
-    async def _attempt(self, planned: Planned, row: Row, key: Key) -> Attempt:
-        if key.mode == "plain":
-            seconds = self._pace.seconds
-            return await rollout.plain(self._model, planned.texts, row, seconds=seconds)
-        assert self._computers is not None
-        return await rollout.in_sandbox(self._model, planned.texts, row, self._computers)
-
-    async def _graded(
-        self,
-        planned: Planned,
-        row: Row,
-        answer: Answer | NoAnswer,
-        artefact: Artefact | NoAnswer | None,
-    ) -> Score | Ungraded:
-        """Return the score; where a grader or a judge fails, the answer is kept without one."""
-        loop = asyncio.get_running_loop()
-        grade = functools.partial(
-            self._grading.grade, planned.task, row, answer,
-            file=stored(artefact, self._ledger.directory),
-        )  # fmt: skip
-        tries = 0
-        while True:
-            try:
-                return await loop.run_in_executor(self._graders, grade)
-            except SandboxLiteError as error:
-                if tries == self._pace.retries:
-                    name = planned.task.grader(row, self._grading.scorer)
-                    return Ungraded(reason=f"{GRADING_FAILED}: {error.message}", grader=name)
-            await asyncio.sleep(min(_LONGEST_PAUSE, _FIRST_PAUSE * 2**tries))
-            tries += 1
-
-    def _kept(self, key: Key, name: str, made: bytes | NoAnswer) -> Artefact | NoAnswer:
+    def _kept(self, todo: Todo, made: bytes | NoAnswer) -> Artefact | NoAnswer:
         """Keep a file that a model made beside where its trajectory will be."""
         if isinstance(made, NoAnswer):
             return made
-        file = f"{_record_name(key).removesuffix('.jsonl')}.{name}"
+        file = f"{_record_name(todo.key).removesuffix('.jsonl')}.{todo.row.artefact}"
         write_whole(self._ledger.directory / file, made)
         digest = hashlib.sha256(made).hexdigest()
         return Artefact(file=file, size_bytes=len(made), sha256=digest)
@@ -314,20 +199,12 @@ class Runner:
             writer.end(trajectory)
 
 
-def _turns(attempt: Attempt) -> int:
-    return 0 if attempt.trajectory is None else len(attempt.trajectory.steps)
-
-
-def _tool_use(key: Key, attempt: Attempt) -> ToolUse | None:
-    if key.mode == "plain" or attempt.trajectory is None:
-        return None
-    return tool_use.of_run(attempt.trajectory)
-
-
 def _record_name(key: Key) -> str:
     """Return where a trajectory is kept; an id may be any text, so it is spelled harmlessly."""
     plain = "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "_" for c in key.row)
     if plain != key.row or len(plain) > 80:
+        import hashlib
+
         plain = f"{plain[:60]}-{hashlib.sha256(key.row.encode()).hexdigest()[:12]}"
     task = "".join(c if c.isalnum() or c in "-_" else "_" for c in key.task)
     return f"trajectories/{task}/{plain}.{key.mode}.{key.repeat}.jsonl"

@@ -86,7 +86,15 @@ def run(
         int, typer.Option(metavar="K", min=1, help="Tries of each problem in each mode.")
     ] = 1,
     concurrency: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Episodes at once; else by the machine.")
+        int | None,
+        typer.Option(metavar="N", min=1, help="Episodes at once, of a node; else by the machine."),
+    ] = None,
+    engine: Annotated[
+        str, typer.Option(metavar="WHERE", help="local, or ray: on every node of a cluster.")
+    ] = "local",
+    ray_address: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="Of the cluster; else RAY_ADDRESS, else its own."),
     ] = None,
     retries: Annotated[
         int, typer.Option(metavar="N", min=0, help="Further tries after a fault of server or host.")
@@ -233,6 +241,8 @@ def run(
         max_cost=max_cost,
         fail_under=fail_under,
         out=out,
+        engine=engine,
+        ray_address=ray_address,
     )
     return benching.perform(request, as_json=as_json)
 

@@ -12,31 +12,33 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sandbox_lite.agent.episode import AgentLimits
-from sandbox_lite.agent.model import AsyncModel
 from sandbox_lite.agent.tools import ToolContext
 from sandbox_lite.agent.trajectory import now
+from sandbox_lite.bench import engines
 from sandbox_lite.bench import plan as plans
 from sandbox_lite.bench import prices as pricing
 from sandbox_lite.bench import regrade as regrading
 from sandbox_lite.bench import results as reporting
-from sandbox_lite.bench.grading import Grading, opened_judge
+from sandbox_lite.bench.engines.work import Work
+from sandbox_lite.bench.grading import GradingSettings
 from sandbox_lite.bench.ledger import RESULTS, Ledger, load_header, load_results, write_json
-from sandbox_lite.bench.rollout import Computers, computer
-from sandbox_lite.bench.runner import Pace, Runner, default_concurrency
+from sandbox_lite.bench.rollout import Computers, SandboxOptions, computer
+from sandbox_lite.bench.runner import Runner
+from sandbox_lite.bench.trial import Pace
 from sandbox_lite.cli import signals
 from sandbox_lite.cli.bench_view import progress, show
 from sandbox_lite.cli.job import model_settings
 from sandbox_lite.cli.terminal import emit, say_in_force, status
 from sandbox_lite.errors import SpecError, TaskError
-from sandbox_lite.jail.aio import AsyncSandbox
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from typing import Literal
 
     from sandbox_lite.agent.model import ModelSettings
+    from sandbox_lite.bench.engines import Opened
     from sandbox_lite.bench.episode import Episode, Json
-    from sandbox_lite.bench.graders.judge import Judge
+    from sandbox_lite.bench.grading import Grading
     from sandbox_lite.bench.plan import Planned, Selection
     from sandbox_lite.bench.prompt import Documents
     from sandbox_lite.bench.runner import Ended
@@ -56,21 +58,24 @@ class Judging:
     @contextlib.contextmanager
     def opened(self, settings: Settings) -> Iterator[tuple[Grading, Json | None]]:
         """Yield who grades, and how a judge is asked, for the record."""
-        with contextlib.ExitStack() as stack:
-            judge: Judge | None = None
-            about: Json | None = None
-            if self.model is not None:
-                asked = self._settings(settings)
-                judge = stack.enter_context(
-                    opened_judge(asked, scorer=self.scorer, repeats=self.repeats)
-                )
-                about = plans.described_model(asked)
-                about |= {"prompt": judge.prompt_source, "repeats": self.repeats}
-            elif self.base_url is not None or self.repeats is not None:
-                raise SpecError("no judge is named", hint="give --judge-model NAME as well")
-            processes = len(os.sched_getaffinity(0))
-            grading = Grading(scorer=self.scorer, judge=judge, processes=processes)
-            yield stack.enter_context(grading), about
+        asked = self.graded_by(settings)
+        about: Json | None = None
+        with asked.opened() as grading:
+            if asked.judge is not None and grading.judge is not None:
+                about = plans.described_model(asked.judge)
+                about |= {"prompt": grading.judge.prompt_source, "repeats": self.repeats}
+            yield grading, about
+
+    def graded_by(self, settings: Settings) -> GradingSettings:
+        """Return it as data.
+
+        Raises:
+            SpecError: What a judge is asked is named, and none is.
+        """
+        if self.model is None and (self.base_url is not None or self.repeats is not None):
+            raise SpecError("no judge is named", hint="give --judge-model NAME as well")
+        judge = None if self.model is None else self._settings(settings)
+        return GradingSettings(scorer=self.scorer, judge=judge, repeats=self.repeats)
 
     def _settings(self, settings: Settings) -> ModelSettings:
         named = dataclasses.replace(settings, model=self.model)
@@ -107,24 +112,23 @@ class Request:
     max_cost: float | None = None
     fail_under: float | None = None
     out: Path | None = None
+    engine: str = "local"
+    ray_address: str | None = None
 
     @property
     def network(self) -> str:
         """The mode of its sandboxes; `web` is what the paper's experiment is nearest to."""
         return self.settings.network_or("web")
 
-    def sandbox(self, workdir: str) -> AsyncSandbox:
-        """Return a sandbox that is not open yet."""
+    @property
+    def sandbox(self) -> SandboxOptions:
+        """How its sandboxes are made."""
         settings = self.settings
-        made = AsyncSandbox(
-            settings.rootfs, network=self.network, allow=settings.allow,
-            allow_private=settings.allow_private, workdir=workdir,
-            limits=settings.limits(settings.timeout),
+        return SandboxOptions(
+            rootfs=settings.rootfs, network=self.network, allow=settings.allow,
+            allow_private=settings.allow_private, limits=settings.limits(settings.timeout),
+            files=self.files, programs=self.programs,
         )  # fmt: skip
-        if self.files and self.programs:
-            return made
-        writable = None if self.files else ()
-        return made.like(dataclasses.replace(made.spec, writable=writable, programs=self.programs))
 
     @property
     def without(self) -> frozenset[str]:
@@ -149,10 +153,11 @@ def perform(request: Request, *, as_json: bool) -> int:
     asked = model_settings(request.settings)
     price = None if request.prices is None else pricing.load(request.prices, asked.model)
     pace = Pace(
-        concurrency=request.concurrency or default_concurrency(), retries=request.retries,
+        concurrency=request.concurrency, retries=request.retries,
         seconds=request.settings.max_seconds, max_tokens_total=request.max_tokens_total,
         max_cost=request.max_cost, price=price,
     )  # fmt: skip
+    open_engine = engines.find(request.engine, address=request.ray_address)
     plan = plans.planned(
         request.tasks, modes=request.modes, selection=request.selection, file=request.data,
         prompts=request.prompts, offline=request.offline,
@@ -160,8 +165,10 @@ def perform(request: Request, *, as_json: bool) -> int:
     with request.judging.opened(request.settings) as (grading, judge):
         for one in plan:
             for note in grading.check(one.task, one.rows):
-                status(f"note: {note}")
-        return asyncio.run(_perform(request, asked, plan, pace, grading, judge, as_json=as_json))
+                _note(note)
+        return asyncio.run(
+            _perform(request, asked, plan, pace, open_engine, grading, judge, as_json=as_json)
+        )
 
 
 async def _perform(
@@ -169,6 +176,7 @@ async def _perform(
     asked: ModelSettings,
     plan: Sequence[Planned],
     pace: Pace,
+    open_engine: Opened,
     grading: Grading,
     judge: Json | None,
     *,
@@ -178,18 +186,19 @@ async def _perform(
     limits = AgentLimits(
         steps=settings.max_steps, tokens=settings.max_tokens, seconds=settings.max_seconds
     )
-    computers, enforced = None, None
+    computers, enforced, enforcement = None, None, None
     if any("sandbox" in one.modes for one in plan):
         computers = Computers(
-            make=request.sandbox,
+            make=request.sandbox.make,
             limits=limits,
             context=ToolContext(timeout_seconds=settings.timeout, without=request.without),
             documents=request.documents,
         )
         # what this machine cannot do is told before the first episode, not in each
         async with computer(computers, plan[0].texts) as probe:
-            enforced = dataclasses.asdict(probe.enforcement)
-            say_in_force(probe.enforcement)
+            enforcement = probe.enforcement
+            enforced = dataclasses.asdict(enforcement)
+            say_in_force(enforcement)
     experiment = plans.experiment(
         plan, repeats=request.repeats, documents=request.documents, without=request.without,
         model=asked, limits=limits,
@@ -201,16 +210,24 @@ async def _perform(
         "seed": request.selection.seed, "versions_at_start": reporting.versions(),
     }  # fmt: skip
     todo = list(plans.keys(plan, request.repeats))
+    work = Work(
+        model=asked, computers=computers, enforced=enforcement,
+        grading=request.judging.graded_by(settings), pace=pace, plan=tuple(plan),
+    )  # fmt: skip
     directory = request.directory()
     loop = asyncio.get_running_loop()
     with Ledger(directory, experiment, about) as ledger:
-        async with AsyncModel(asked) as model:
+        async with open_engine(work, grading, request.ray_address, _note) as engine:
             with progress(len(todo), ledger.done.values()) as told:
-                runner = Runner(todo, ledger, model, computers, grading, pace, told=told)
+                runner = Runner(todo, ledger, engine, pace, told=told)
                 status(f"bench: {runner.left} of {len(todo)} episodes to do, in {directory}")
                 with signals.told(loop, runner.stop):
                     ended = await runner.run()
         return _finish(request, directory, ledger.done.values(), pace, ended, as_json=as_json)
+
+
+def _note(text: str) -> None:
+    status(f"note: {text}")
 
 
 def _sandbox_record(request: Request, enforced: Json | None) -> Json | None:

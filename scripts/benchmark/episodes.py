@@ -16,11 +16,13 @@ from sandbox_lite.agent.tools import ToolCall, ToolContext
 from sandbox_lite.bench import plan as plans
 from sandbox_lite.bench import prompt
 from sandbox_lite.bench.data import DataOrigin
+from sandbox_lite.bench.engines.local import Local, default_concurrency
 from sandbox_lite.bench.grading import Grading
 from sandbox_lite.bench.ledger import Ledger
 from sandbox_lite.bench.rollout import Computers
-from sandbox_lite.bench.runner import Pace, Runner, default_concurrency
+from sandbox_lite.bench.runner import Runner
 from sandbox_lite.bench.task import DataTask, Row
+from sandbox_lite.bench.trial import Pace, Trials
 
 if TYPE_CHECKING:
     from benchmark.bench import Bench
@@ -65,15 +67,17 @@ async def _run(rootfs: str, count: int, concurrency: int) -> Ended:
         documents="files",
     )
     model = cast("AsyncModel", ScriptedModel(turns))
+    pace = Pace(concurrency=concurrency)
     with (
         tempfile.TemporaryDirectory(prefix="sandbox-lite-bench-") as name,
         Ledger(Path(name), {}, {}) as ledger,
         Grading() as grading,
+        Trials(model, computers, grading, pace, threads=concurrency) as trials,
     ):
         # what a grader imports is no part of an episode
         grading.check(one.task, one.rows)
         todo = list(plans.keys((one,), 1))
-        runner = Runner(todo, ledger, model, computers, grading, Pace(concurrency=concurrency))
+        runner = Runner(todo, ledger, Local(trials, concurrency), pace)
         ended = await runner.run()
         wrong = [done for done in ledger.done.values() if done.value != 1.0]
         if wrong:

@@ -24,12 +24,14 @@ from sandbox_lite import AsyncModel, AsyncSandbox, Limits, ModelSettings
 from sandbox_lite.agent.episode import AgentLimits
 from sandbox_lite.agent.tools import ToolContext
 from sandbox_lite.bench import plan as plans
+from sandbox_lite.bench.engines.local import Local
 from sandbox_lite.bench.grading import Grading
 from sandbox_lite.bench.ledger import EPISODES, Ledger
 from sandbox_lite.bench.plan import Selection
 from sandbox_lite.bench.rollout import Computers
-from sandbox_lite.bench.runner import Pace, Runner
+from sandbox_lite.bench.runner import Runner
 from sandbox_lite.bench.task import NoAnswer, Score
+from sandbox_lite.bench.trial import Pace, Trials
 from tests.model_server import ModelServer, Scripted, says
 
 if TYPE_CHECKING:
@@ -342,8 +344,8 @@ def _performed(
             async with AsyncModel(settings) as model:
                 pace = Pace(concurrency=6, retries=0)
                 todo = list(plans.keys(planned, 1))
-                runner = Runner(todo, ledger, model, computers, grading, pace)
-                ended = await runner.run()
+                with Trials(model, computers, grading, pace, threads=6) as trials:
+                    ended = await Runner(todo, ledger, Local(trials, 6), pace).run()
             assert ended.left == 0
             outcome.episodes = {key.row: one for key, one in ledger.done.items()}
         for message in (json.dumps(one["messages"][:2]) for one in server.requests):

@@ -11,9 +11,9 @@ from sandbox_lite.bench import prices
 from sandbox_lite.bench.episode import Episode, Fault, Key, Spent
 from sandbox_lite.bench.prices import Price
 from sandbox_lite.bench.results import results
-from sandbox_lite.bench.runner import Pace
 from sandbox_lite.bench.task import Answer, Score
 from sandbox_lite.bench.tool_use import ToolUse
+from sandbox_lite.bench.trial import Pace
 from sandbox_lite.errors import SpecError
 
 if TYPE_CHECKING:
