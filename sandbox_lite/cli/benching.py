@@ -17,6 +17,7 @@ from sandbox_lite.agent.tools import ToolContext
 from sandbox_lite.agent.trajectory import now
 from sandbox_lite.bench import plan as plans
 from sandbox_lite.bench import regrade as regrading
+from sandbox_lite.bench import report as pages
 from sandbox_lite.bench import results as reporting
 from sandbox_lite.bench.grading import Grading, opened_judge
 from sandbox_lite.bench.ledger import RESULTS, Ledger, load_header, write_json
@@ -26,7 +27,7 @@ from sandbox_lite.cli import signals
 from sandbox_lite.cli.bench_view import progress, show
 from sandbox_lite.cli.job import model_settings
 from sandbox_lite.cli.terminal import emit, say_in_force, status
-from sandbox_lite.errors import SpecError
+from sandbox_lite.errors import SandboxLiteError, SpecError
 from sandbox_lite.jail.aio import AsyncSandbox
 
 if TYPE_CHECKING:
@@ -231,6 +232,11 @@ def _print(found: Json, directory: Path, *, as_json: bool) -> None:
     else:
         show(found)
     status(f"results: {directory / RESULTS}")
+    try:
+        status(f"report: {pages.write(directory)}")
+    except SandboxLiteError as error:
+        # the results are there, and `bench report` makes it of them at any time
+        status(f"note: no report: {error.message}")
 
 
 def _code(found: Json, fail_under: float | None) -> int:
