@@ -75,6 +75,8 @@ def _edit(given: dict[str, Any], room: Room) -> tuple[Line, ...]:
     added = flat(room.cut(str(new or ""))).splitlines()
     if old and added and max(len(old), len(added)) <= _MOST_COMPARED:
         lines = [_line(one) for one in difflib.unified_diff(old, added, lineterm="", n=3)][2:]
+        if lines and lines[0].kind == "place":
+            del lines[0]
     else:
         lines = [Line(kind="removed", text=one) for one in old]
         lines += [Line(kind="added", text=one) for one in added]

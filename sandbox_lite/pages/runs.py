@@ -98,11 +98,16 @@ def facts(record: Trajectory) -> Facts:
     return tuple(found)
 
 
+def _short(rootfs: str) -> str:
+    name, _, digest = rootfs.partition(" ")
+    return f"{name} {digest[:19]}".strip()
+
+
 def enforced(enforcement: Enforcement) -> Facts:
     """Return what was in force."""
     limits = ", ".join(f"{one.name}: {one.by}" for one in enforcement.limits)
     return (
-        ("rootfs", enforcement.rootfs),
+        ("rootfs", _short(enforcement.rootfs)),
         ("network", enforcement.network),
         ("user", f"{enforcement.user}, ids {enforcement.ids}"),
         ("limits held by", limits or "not recorded"),

@@ -38,6 +38,8 @@ class Score:
     environment: str
     seconds: str
     """Of one episode, from start to end."""
+    parts: tuple[str, ...]
+    """Seconds of one episode, as `SECONDS` names them."""
     cost: str
     tools: str
     memory: str
@@ -93,6 +95,9 @@ def scores(results: Json) -> tuple[Score, ...]:
             completion=_count(spent["tokens"]["completion"]),
             environment=_count(spent["tokens"]["environment"]),
             seconds=_each(spent["seconds"]["total"], spent["episodes"]),
+            parts=tuple(
+                f"{spent['seconds'][name] / max(1, spent['episodes']):,.2f}" for name in SECONDS
+            ),
             cost=_cost(spent.get("cost")),
             tools=_tools(tool_use(results, task, mode)),
             memory=_size(spent.get("memory_bytes")),

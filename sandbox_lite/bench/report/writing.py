@@ -15,6 +15,7 @@ from sandbox_lite.pages import pictures, runs
 from sandbox_lite.pages.site import document, framed
 from sandbox_lite.pages.site import write as write_page
 from sandbox_lite.pages.text import flat
+from sandbox_lite.spec import format_size
 
 if TYPE_CHECKING:
     from sandbox_lite.agent.trajectory import Trajectory
@@ -76,6 +77,7 @@ def _summary(found: Stored, listed: list[Listed]) -> str:
         title=f"{found.model} with and without a computer",
         results=results,
         scores=scores,
+        seconds=tables.SECONDS,
         rows=[("", one) for one in scores],
         tests=tables.tests(results),
         repeated=tables.repeated(results),
@@ -138,7 +140,7 @@ def _episode_page(found: Stored, one: Episode) -> str:
     spent = one.spent
     unknown = "unknown" if spent.estimated else f"{spent.environment_tokens:,}"
     facts: list[tuple[str, str]] = [
-        ("task", f"{one.key.task}, {one.domain}"),
+        ("task", one.key.task if one.domain == one.key.task else f"{one.key.task}, {one.domain}"),
         ("mode", f"{one.key.mode}, try {one.key.repeat}"),
         ("score", _score(one)),
         ("ended", one.stop.replace("_", " ")),
@@ -265,9 +267,16 @@ def _enforced(enforcement: Any) -> list[tuple[str, str]]:
         for name in ("rootfs", "upper", "network", "reachable", "user", "ids", "backend")
     ]
     plain.append(("seccomp", ", ".join(enforcement.get("seccomp") or ()) or "none"))
-    plain += [
-        (f"limit {one['name']}", f"{'unbounded' if one['value'] is None else one['value']}, "
-         f"held by {one['by']} {one.get('detail', '')}".strip())
-        for one in enforcement.get("limits") or ()
-    ]  # fmt: skip
+    for one in enforcement.get("limits") or ():
+        held = f"{_bound(one)}, held by {one['by']} {one.get('detail', '')}"
+        plain.append((f"limit {one['name']}", held.strip()))
     return plain
+
+
+def _bound(limit: Json) -> str:
+    name, value = limit["name"], limit["value"]
+    if value is None:
+        return "unbounded"
+    if name in ("memory", "disk", "shm", "output"):
+        return format_size(int(value))
+    return f"{value:g} s" if name in ("timeout", "wall") else f"{value:g}"
