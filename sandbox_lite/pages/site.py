@@ -30,6 +30,7 @@ def _environment() -> jinja2.Environment:
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         finalize=_harmless,
+        auto_reload=False,
         trim_blocks=True,
         lstrip_blocks=True,
     )

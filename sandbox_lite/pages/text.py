@@ -129,6 +129,7 @@ def _extended(codes: list[int]) -> int | None:
         red, green, blue = (min(one, 255) for one in codes[:3])
         del codes[:3]
         return _nearest(red, green, blue)
+    codes.clear()  # what follows belonged to it
     return None
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sandbox_lite.agent import trajectory as records
@@ -18,6 +19,8 @@ from sandbox_lite.pages.text import flat
 from sandbox_lite.spec import format_size
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from sandbox_lite.agent.trajectory import Trajectory
     from sandbox_lite.bench.episode import Episode, Json
     from sandbox_lite.bench.report.stored import Stored
@@ -27,6 +30,7 @@ _PAGES = "pages"
 _MOST_ROWS = 3000
 """Episodes in the summary itself, which stays below 5 MB; the list beside it holds all."""
 _MOST_FAULTS = 200
+_TRAJECTORY = re.compile(r"trajectories/([A-Za-z0-9_-]+/[A-Za-z0-9_.-]+)\.jsonl")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,12 +111,6 @@ def _summary(found: Stored, listed: list[Listed]) -> str:
 
 
 def _listed(one: Episode) -> Listed:
-    name = one.trajectory or f"{one.key.task}/{one.row_digest}.{one.key.mode}.{one.key.repeat}"
-    parts = [part for part in Path(name).with_suffix("").parts if part not in ("..", "/")]
-    if parts[0] == "trajectories":
-        parts = parts[1:]
-    safe = ["".join(c if c.isascii() and (c.isalnum() or c in "-_.") else "_" for c in part)
-            for part in parts]  # fmt: skip
     about = "about " if one.spent.estimated else ""
     return Listed(
         row=one.key.row[:120],
@@ -125,8 +123,17 @@ def _listed(one: Episode) -> Listed:
         turns=one.turns,
         tokens=f"{about}{one.spent.tokens:,}",
         seconds=f"{one.spent.total_seconds:.1f}",
-        page="/".join(safe) + ".html",
+        page=_page_name(one),
     )
+
+
+def _page_name(one: Episode) -> str:
+    """Return where its page is: like its trajectory, or by a digest where that has no name."""
+    found = _TRAJECTORY.fullmatch(one.trajectory or "")
+    if found is not None:
+        return f"{found[1]}.html"
+    digest = hashlib.sha256(repr(one.key).encode(errors="replace")).hexdigest()
+    return f"other/{digest[:24]}.html"
 
 
 def _score(one: Episode) -> str:
@@ -155,13 +162,12 @@ def _episode_page(found: Stored, one: Episode) -> str:
     ]  # fmt: skip
     if record is not None and record.enforcement is not None:
         facts += runs.enforced(record.enforcement)
-    depth = _listed(one).page.count("/") + 1
     body = runs.frame(
         record or _without_record(one, lacks), made=_made(found, one), verdict=_verdict(one)
     )
     return document(
         "episode.html", title=f"{one.key.row[:120]}", facts_=facts, frame=body,
-        up="../" * depth + REPORT, lacks=lacks,
+        up=f"../../{REPORT}", lacks=lacks,
     )  # fmt: skip
 
 
