@@ -24,6 +24,7 @@ from sandbox_lite.cli import (
     rootfs,
     shell,
     signals,
+    viewing,
     workspace,
 )
 from sandbox_lite.cli import run as running
@@ -93,6 +94,7 @@ for name, command in (
     ("run", running.run),
     ("exec", execute.execute),
     ("shell", shell.shell),
+    ("view", viewing.view),
     ("replay", replay.replay),
     ("demo", demo.demo),
     ("create", kept.create),

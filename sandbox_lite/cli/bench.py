@@ -290,5 +290,40 @@ def regrade(
     )
 
 
+@app.command("report")
+def report(
+    directories: Annotated[
+        list[Path], typer.Argument(metavar="DIR...", help="The --out of one bench, or of several.")
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Of a comparison; else comparison.html."),
+    ] = None,
+) -> int:
+    """Write the report of one bench anew, or a page that compares several, such as of two models.
+
+    Where they differ in more than the model (rows, prompts, scorer, limits), page and stderr say
+    what: such scores do not compare.
+
+    \b
+    Examples:
+      sandbox-lite bench report results
+      sandbox-lite bench report small large --out models.html
+    """
+    from sandbox_lite.bench import report as reports
+    from sandbox_lite.cli.terminal import status
+
+    if len(directories) == 1:
+        if out is not None:
+            raise SpecError("--out is for a comparison", hint="a report lies in its directory")
+        status(f"report: {reports.write(directories[0])}")
+        return 0
+    target = out or Path("comparison.html")
+    for line in reports.compare(directories, target):
+        status(f"warning: does not compare: {line}")
+    status(f"comparison: {target}")
+    return 0
+
+
 def _words(text: str | None) -> tuple[str, ...]:
     return tuple(one.strip() for one in (text or "").split(",") if one.strip())

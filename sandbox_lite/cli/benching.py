@@ -18,6 +18,7 @@ from sandbox_lite.bench import engines
 from sandbox_lite.bench import plan as plans
 from sandbox_lite.bench import prices as pricing
 from sandbox_lite.bench import regrade as regrading
+from sandbox_lite.bench import report as pages
 from sandbox_lite.bench import results as reporting
 from sandbox_lite.bench.engines.work import Work
 from sandbox_lite.bench.grading import GradingSettings
@@ -29,7 +30,7 @@ from sandbox_lite.cli import signals
 from sandbox_lite.cli.bench_view import progress, show
 from sandbox_lite.cli.job import model_settings
 from sandbox_lite.cli.terminal import emit, say_in_force, status
-from sandbox_lite.errors import SpecError, TaskError
+from sandbox_lite.errors import SandboxLiteError, SpecError, TaskError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -286,6 +287,11 @@ def _print(found: Json, directory: Path, *, as_json: bool) -> None:
     else:
         show(found)
     status(f"results: {directory / RESULTS}")
+    try:
+        status(f"report: {pages.write(directory)}")
+    except SandboxLiteError as error:
+        # the results are there, and `bench report` makes it of them at any time
+        status(f"note: no report: {error.message}")
 
 
 def _code(found: Json, fail_under: float | None) -> int:

@@ -18,12 +18,15 @@ _ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)
 # all of C0 but tab and newline, DEL, C1, and what turns the direction of writing round
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
+# from the line's beginning alone: tried at every letter, a long line would take its length squared
+_OVERWRITTEN = re.compile(r"^[^\n]*\r(?=[^\n])", re.MULTILINE)
+
 
 def visible(text: str) -> str:
     """Return text that cannot command the terminal: what a model prints must not repaint it."""
     text = _ESCAPES.sub("", text.replace("\r\n", "\n"))
     # of a progress line only its last state would be seen
-    text = re.sub(r"[^\n]*\r(?=[^\n])", "", text).replace("\r", "")
+    text = _OVERWRITTEN.sub("", text).replace("\r", "")
     text = text.encode(errors="replace").decode()
     return _CONTROLS.sub("\N{REPLACEMENT CHARACTER}", text)
 

@@ -13,6 +13,7 @@ import pytest
 
 from tests.installed import Ended, Installed, ended, first_processes, interrupted, until
 from tests.model_server import ModelServer, Scripted, refuses, says
+from tests.pages import Page, check_harmless
 
 if TYPE_CHECKING:
     import subprocess
@@ -403,6 +404,7 @@ def test_ctrl_c_leaves_a_usable_result(cli: Installed) -> None:
         assert (found["complete"], found["left"]) == (False, 2)
         assert found["score"] == {"sandbox": 1.0}
         assert "2 episodes are left" in result.text
+        assert "Not complete: 2 episodes are left" in read_page(cli, "out/report.html").text
         held.clear()
         again = ended(start(cli, server, "--mode", "sandbox"))
     assert again.code == 0, again.err
@@ -513,6 +515,62 @@ def test_answers_are_graded_again_without_a_model(cli: Installed) -> None:
     assert {one["score"]["scorer"] for one in lines(cli, "out/regraded/paper")} == {"paper"}
     assert len(lines(cli, "out/regraded/paper")) == 16
     assert (cli.directory / "out" / "episodes.jsonl").read_bytes() == before
+
+
+def read_page(cli: Installed, name: str) -> Page:
+    path = cli.directory / name
+    page = Page.of(path.read_text())
+    check_harmless(page, below=path.parent)
+    return page
+
+
+def test_pages_show_what_happened(cli: Installed) -> None:
+    """What a model made stands in frames, from the sandbox to the page."""
+    attack = "</pre></iframe><script>alert(1)</script>"
+
+    def attacking(request: dict[str, Any]) -> Scripted:
+        if "tools" in request and request["messages"][-1]["role"] == "user":
+            given = {"command": f"echo '{attack}'; printf '\\e[1mbold\\e]0;x\\a'"}
+            return says(attack, ("execute_bash", given), usage=(50, 5))
+        said = sum(message["role"] == "assistant" for message in request["messages"])
+        if said == 1:
+            answer = {"messages": request["messages"][:2], "tools": []}
+            return conversation(answer)
+        return conversation(request)
+
+    result, _ = bench(cli, attacking)
+    assert result.code == 0, result.err
+    assert "report: out/report.html" in result.err
+    page = read_page(cli, "out/report.html")
+    assert "sandbox 0.750" in page.text
+    assert "plain 0.500" in page.text
+    assert attack not in page.text
+    links = [str(one["href"]) for one in page.of_tag("a")]
+    assert len(links) == 8
+    shown = read_page(cli, f"out/{next(one for one in links if 'sandbox' in one)}")
+    assert attack not in shown.text
+    assert shown.frames[0].text.count(attack) >= 3  # said, asked for, and printed
+    # graded again, it shows the same steps; made anew, it is the same
+    assert cli.run("bench", "regrade", "out", "--scorer", "paper", "--out", "again").code == 0
+    again = read_page(cli, "again/pages/math/p1.sandbox.1.html")
+    assert again.frames[0].text.count(attack) >= 3
+    before = (cli.directory / "out" / "report.html").read_bytes()
+    (cli.directory / "out" / "report.html").unlink()
+    assert cli.run("bench", "report", "out").code == 0
+    assert (cli.directory / "out" / "report.html").read_bytes() == before
+    compared = cli.run("bench", "report", "out", "again", "--out", "both.html")
+    assert compared.code == 0, compared.err
+    assert "warning: does not compare: scorer: default of" in compared.err
+    assert "do not compare" in read_page(cli, "both.html").text
+    run = "out/trajectories/math/p1.sandbox.1.jsonl"
+    told = cli.run("view", run)
+    assert told.code == 0, told.err
+    assert attack in told.text
+    assert cli.run("view", run, run, "--html", "side.html").code == 0
+    assert len(read_page(cli, "side.html").frames) == 2
+    wrong = cli.run("view", "rows.jsonl", "--html", "none.html")
+    assert "is no trajectory" in wrong.one_error()[0]
+    assert not (cli.directory / "none.html").exists()
 
 
 def test_a_judge_comes_later(cli: Installed) -> None:

@@ -72,3 +72,9 @@ def test_described(name: str, arguments: object, shown: str) -> None:
 
 def test_described_bad_json() -> None:
     assert described(ToolCall(id="1", name="bash", arguments='{"x')) == 'bash {"x'
+
+
+def test_a_long_line_takes_no_longer_than_its_length() -> None:
+    """Squared, as it was, these would take an hour."""
+    assert visible("a" * 3_000_000) == "a" * 3_000_000
+    assert visible("10%\r20%\rdone\nnext\r\n") == "done\nnext\n"

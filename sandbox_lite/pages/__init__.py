@@ -1,0 +1,1 @@
+"""Pages that open offline: runs as people read them, and plots. What a model made does nothing."""
