@@ -92,6 +92,13 @@ def make_directories(sandbox: AnyComputer, directories: Sequence[str]) -> Work[N
     (yield from answer(sandbox.run(command))).check()
 
 
+def remaining(steps: int, output_dir: str) -> str:
+    """Return what a model is told of the steps that it has left."""
+    if steps == 1:
+        return f"[1 step remaining: the results must be in {output_dir} now; call `submit`]"
+    return f"[{steps} steps remaining]"
+
+
 class Episode(Generic[_ComputerT, _ChatT]):
     """A model at work in one sandbox, on one task: what `Agent` and `AsyncAgent` have in common."""
 
@@ -331,10 +338,7 @@ class Episode(Generic[_ComputerT, _ChatT]):
         return text.replace("{output_dir}", self._prompt.output_dir) + f"\n\n{remaining}"
 
     def _remaining(self, steps: int) -> str:
-        if steps == 1:
-            where = self._prompt.output_dir
-            return f"[1 step remaining: the results must be in {where} now; call `submit`]"
-        return f"[{steps} steps remaining]"
+        return remaining(steps, self._prompt.output_dir)
 
     def _tokens(self, completion: Completion) -> Tokens:
         usage, environment = completion.usage, 0
