@@ -60,7 +60,8 @@ class Ahead:
         with self._lock:
             begun = self._forget(one)
             self._fill()
-        if begun is None:
+        # what waits in the queue may wait behind whoever asks for it here
+        if begun is None or begun.cancel():
             one.work()
         else:
             begun.result()

@@ -93,7 +93,8 @@ for _tool in TOOLS:
         for name, rule in _tool.parameters.items()
     )
     getattr(SandboxEnvironment, _tool.name).__doc__ = (
-        f"{' '.join(_tool.description.split())}\n\n" + (f"Args:{_described}\n" if _described else "")
+        f"{' '.join(_tool.description.split())}\n\n"
+        + (f"Args:{_described}\n" if _described else "")
     )
 
 

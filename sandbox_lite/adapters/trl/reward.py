@@ -6,6 +6,7 @@ model. In return the episodes of a batch run at once.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import time
@@ -18,9 +19,8 @@ from sandbox_lite.errors import SandboxLiteError
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from sandbox_lite.adapters.trl.rollouts import Rollout, Rollouts
+    from sandbox_lite.adapters.trl.rollouts import Calls, Rollout, Rollouts
 
-Calls = tuple[tuple[str, dict[str, Any]], ...]
 _CALL = re.compile(r"<tool_call>(.*?)</tool_call>", re.DOTALL)
 
 
@@ -63,15 +63,19 @@ def reward_function(
         def played(pair: tuple[Rollout, object]) -> float | None:
             rollout, completion = pair
             text = _text(completion)
-            try:
+            with contextlib.suppress(SandboxLiteError):  # it is told with the reward
                 rollout.say(text, calls(text))
-            except SandboxLiteError:
-                rollout.lose()
-                return None
             return rewarded(rollout)
 
-        with ThreadPoolExecutor(rollouts.workers) as threads:
-            rewards = list(threads.map(played, zip(begun, completions, strict=True)))
+        if rollouts.one_step:
+            # each goes on by itself once it is told what was said
+            for rollout, completion in zip(begun, completions, strict=True):
+                text = _text(completion)
+                rollout.say(text, calls(text))
+            rewards = [rewarded(rollout) for rollout in begun]
+        else:
+            with ThreadPoolExecutor(rollouts.workers) as threads:
+                rewards = list(threads.map(played, zip(begun, completions, strict=True)))
         rollouts.waited_seconds += time.monotonic() - began
         return rewards
 

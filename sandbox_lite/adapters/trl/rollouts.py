@@ -16,15 +16,18 @@ from typing import TYPE_CHECKING, Any, Protocol
 from sandbox_lite.adapters.trl.ahead import Ahead, Announced
 from sandbox_lite.agent.tools import ToolCall
 from sandbox_lite.bench.task import Row
-from sandbox_lite.errors import SandboxLiteError, SpecError
-from sandbox_lite.rl.env import Action
+from sandbox_lite.errors import RootfsError, SandboxLiteError, SpecError, TaskError
+from sandbox_lite.rl.turn import Action
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from concurrent.futures import Future
 
     from sandbox_lite.agent.trajectory import Trajectory
-    from sandbox_lite.rl.env import Info, Observation, Result
+    from sandbox_lite.rl.turn import Info, Observation, Result
+
+Calls = tuple[tuple[str, dict[str, Any]], ...]
+"""Tools with their arguments."""
 
 _SUBMIT = ToolCall(id="call_submit", name="submit", arguments="{}")
 _FIELDS = ("id", "problem_statement", "ground_truth", "domain", "input_files")
@@ -36,6 +39,10 @@ class Episodes(Protocol):
     @property
     def trajectory(self) -> Trajectory:
         """What happened so far."""
+
+    @property
+    def info(self) -> Info:
+        """How it stands."""
 
     def reset(self, row: Row, *, seed: int = 0) -> Observation:
         """Begin an episode in a fresh sandbox."""
@@ -60,7 +67,7 @@ class Ended:
     reward: float | None
     """None: nothing is known of it through no fault of the policy."""
     info: Info | None
-    """Of the last step; None where there was none."""
+    """How it ended; None where no sandbox could be had."""
     trajectory: Trajectory | None
     """None where no sandbox could be had."""
     seconds: float
@@ -117,11 +124,16 @@ class Rollout:
         """Whether nothing more can be done in it."""
         return self._ending is not None
 
-    def say(self, text: str = "", calls: tuple[tuple[str, Mapping[str, Any]], ...] = ()) -> str:
-        """Do what the policy said, and return what it is shown.
+    @property
+    def failed(self) -> SandboxLiteError | None:
+        """Why no sandbox could be had, where none could."""
+        return self._failed
+
+    def say(self, text: str = "", calls: Calls = ()) -> str:
+        """Do what the policy said, and return what it is shown: nothing where that is the end.
 
         Raises:
-            SandboxLiteError: The sandbox failed.
+            SandboxLiteError: No sandbox could be had.
         """
         made = []
         for name, arguments in calls:
@@ -130,25 +142,27 @@ class Rollout:
                 ToolCall(id=f"call_{self._calls}", name=name, arguments=json.dumps(arguments))
             )
         if self._owner.one_step:
-            made.append(_SUBMIT)
-        episode = self._begun()
-        began = time.monotonic()
-        result = episode.step(Action(text=text, calls=tuple(made)))
-        self._seconds += time.monotonic() - began
-        self._info = result.info
-        if result.done:
-            self._end()
-        return result.observation.text
+            # nobody is shown anything any more: the trainer need not wait for it either
+            action = Action(text=text, calls=(*made, _SUBMIT))
+            self._ending = self._owner.ahead.submit(lambda: self._played(action))
+            return ""
+        shown, done = self._step(Action(text=text, calls=tuple(made)))
+        if done:
+            self._ending = self._owner.ahead.submit(self._graded)
+        return shown
 
     def reward(self) -> float | None:
-        """End the episode where it goes on, and return its reward; None: not known."""
+        """End the episode where it goes on, and return its reward; None: not known.
+
+        Raises:
+            SandboxLiteError: No sandbox could be had, or the grader is broken.
+        """
         if self._ending is None:
-            if self._info is None and self._owner.one_step:
+            if self._owner.one_step:
                 self.say()  # it called nothing: that is an answer too, and a wrong one
             else:
                 self._begun()
-            if self._ending is None:
-                self._end()
+                self._ending = self._owner.ahead.submit(self._graded)
         assert self._ending is not None
         return self._ending.result()
 
@@ -181,15 +195,23 @@ class Rollout:
             raise self._failed
         return self._episode
 
-    def _end(self) -> None:
-        self._ending = self._owner.ahead.submit(self._graded)
+    def _step(self, action: Action) -> tuple[str, bool]:
+        episode = self._begun()
+        began = time.monotonic()
+        result = episode.step(action)
+        self._seconds += time.monotonic() - began
+        return result.observation.text, result.done
+
+    def _played(self, action: Action) -> float | None:
+        self._step(action)
+        return self._graded()
 
     def _graded(self) -> float | None:
         assert self._episode is not None
         began = time.monotonic()
         try:
             reward = self._episode.compute_final_reward()
-            record = self._episode.trajectory
+            record, self._info = self._episode.trajectory, self._episode.info
         finally:
             self._episode.close()
         self._seconds += time.monotonic() - began
@@ -277,9 +299,16 @@ class Rollouts(AbstractContextManager["Rollouts"]):
 
 
 def rewarded(rollout: Rollout) -> float | None:
-    """Return a rollout's reward, None where its sandbox failed: TRL leaves such a row out."""
+    """Return a rollout's reward, None where its sandbox failed: TRL leaves such a row out.
+
+    Raises:
+        SandboxLiteError: The training itself is set up wrongly; another rollout would fail as well.
+    """
     try:
         return rollout.reward()
-    except SandboxLiteError:
+    except SandboxLiteError as error:
+        if error is not rollout.failed or isinstance(error, (SpecError, TaskError, RootfsError)):
+            rollout.close()
+            raise
         rollout.lose()
         return None

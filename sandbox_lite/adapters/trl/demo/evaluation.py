@@ -144,4 +144,3 @@ def evaluate(
         for mode in ("sandbox", "plain")
         if (found := [one for one in episodes if one.key.mode == mode])
     }
-

@@ -43,7 +43,8 @@ def draw(path: Path, rewards: Sequence[float], *, title: str) -> None:
         + "".join(lines)
         + f'<polyline points="{points}" fill="none" stroke="#0b62a4" stroke-width="2"/>'
         f'<text x="{_LEFT + wide / 2:.0f}" y="{_HEIGHT - 8}" text-anchor="middle">step</text>'
-        '<text x="14" y="190" text-anchor="middle" transform="rotate(-90 14 190)">mean reward</text>'
+        '<text x="14" y="190" text-anchor="middle" transform="rotate(-90 14 190)">'
+        "mean reward</text></svg>\n",
         "</svg>\n",
         encoding="utf-8",
     )

@@ -82,11 +82,15 @@ class Frames:
     said: str
     """The word in what was read."""
 
-    def all(self, lookup: Lookup) -> list[str]:
-        """Return every text that an episode of this kind can show, by exchanging the words."""
+    def all(self, lookup: Lookup, *, multi_turn: bool) -> list[str]:
+        """Return every text that a policy can be shown, by exchanging the words.
+
+        After one message it is shown nothing more: then no word needs a token of its own.
+        """
+        words = lookup.words if multi_turn else ()
         return [
             *(self.first.replace(self.asked, name) for name in lookup.names),
-            *(self.read.replace(self.said, word) for word in lookup.words),
+            *(self.read.replace(self.said, word) for word in words),
             self.written,
         ]
 
@@ -114,9 +118,7 @@ def recorded(episode: Any, recipe: Recipe, row: Row) -> Frames:
     from sandbox_lite.rl.turn import Action
 
     def said(command: str) -> str:
-        made = ToolCall(
-            id="call", name="execute_bash", arguments=json.dumps({"command": command})
-        )
+        made = ToolCall(id="call", name="execute_bash", arguments=json.dumps({"command": command}))
         return str(episode.step(Action(calls=(made,))).observation.text)
 
     asked = row.problem_statement.split()[3]

@@ -1,4 +1,4 @@
-"""A sandbox that is none: a dict for files, and the demo's five commands done in this process.
+"""A sandbox that is none: a dict for files, and the demo's few commands done in this process.
 
 For proof alone: training in it must give the very curve of training in real sandboxes. It isolates
 nothing, and nothing outside the proof may use it.
@@ -26,9 +26,7 @@ class _Files:
     def __init__(self, contents: dict[str, bytes]) -> None:
         self._contents = contents
 
-    def read(
-        self, path: str, *, max_bytes: int | None = None, follow_links: bool = True
-    ) -> bytes:
+    def read(self, path: str, *, max_bytes: int | None = None, follow_links: bool = True) -> bytes:
         """See `Sandbox.files.read`."""
         del max_bytes, follow_links
         try:
@@ -89,6 +87,8 @@ class StubSandbox:
         match words:
             case ["mkdir", "-p", "--", *_, "&&", "cd", "--", where]:
                 self._cwd = where
+                return 0, b"", b""
+            case ["export", *_]:  # seeds of what differs by chance
                 return 0, b"", b""
             case ["cat", name] if (data := self._file(name)) is not None:
                 return 0, data, b""

@@ -69,7 +69,8 @@ class Policy:
         self.recipe = recipe
         self.frames = frames
         self.tokenizer = policy.tokenizer_of(
-            frames.all(recipe.lookup), [*calls, policy.SUBMIT] if recipe.multi_turn else calls
+            frames.all(recipe.lookup, multi_turn=recipe.multi_turn),
+            [*calls, policy.SUBMIT] if recipe.multi_turn else calls,
         )
         self.model = policy.model_of(self.tokenizer)
 
@@ -120,6 +121,7 @@ def train(
     ) as rollouts:  # fmt: skip
         with _quiet():
             trainer = _trainer(policy, rollouts, algorithm, seed, steps, directory)
+            _hush(trainer)
             trainer.add_callback(_callback(rollouts, journal, told))
             began = time.monotonic()
             trainer.train()
@@ -164,9 +166,7 @@ def _trainer(
     recipe = policy.recipe
     rows = recipes.training_rows(recipe, seed=seed)
     texts = recipes.texts()
-    data = Dataset.from_list(
-        [columns(row, texts, steps=recipe.limits.steps) for row in rows]
-    )
+    data = Dataset.from_list([columns(row, texts, steps=recipe.limits.steps) for row in rows])
     shared: dict[str, Any] = {
         "output_dir": str(directory / "trainer"), "seed": seed, "max_steps": steps,
         "per_device_train_batch_size": recipe.prompts * recipe.generations,
@@ -201,6 +201,12 @@ def _trainer(
         train_dataset=data, processing_class=policy.tokenizer,
         environment_factory=environment_factory(rollouts),
     )  # fmt: skip
+
+
+def _hush(trainer: Any) -> None:
+    from transformers.trainer_callback import PrinterCallback
+
+    trainer.remove_callback(PrinterCallback)
 
 
 @contextlib.contextmanager

@@ -57,9 +57,7 @@ def warm_up(
     """
     drawn = random.Random(f"warm-up-{seed}")
     probes = [_tokens(tokenizer, lesson(drawn, 1.0)) for _ in range(64)]
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=1e-3, betas=(0.9, 0.99), weight_decay=0.0
-    )
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.99), weight_decay=0.0)
     slow = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / 10))
     right = copied = 0.0
     for step in range(1, MOST_STEPS + 1):
@@ -116,7 +114,8 @@ def _probe(
     ids, mask, labels = _padded(rows, pad)
     with torch.no_grad():
         chances = model(input_ids=ids, attention_mask=mask).logits.softmax(-1)
-    firsts, seconds = [], []
+    firsts: list[float] = []
+    seconds: list[float] = []
     for number, (_, said) in enumerate(rows):
         places = [at for at, label in enumerate(said) if label != _IGNORED]
         # each message is its call and the token that ends it
