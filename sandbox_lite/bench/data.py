@@ -77,7 +77,7 @@ def load(
         if revision is not None:
             raise SpecError("a local file has no revision", hint="leave one of them out")
         paths: tuple[Path, ...] = (data,)
-        origin = DataOrigin(name=str(data), sha256=(_sha256(data),))
+        origin = DataOrigin(name=str(data), sha256=(file_digest(data),))
     elif task.source is None:
         raise SpecError(
             f"the task {task.name} has no public data set", hint="name a file with its rows"
@@ -95,7 +95,7 @@ def load(
     rows: dict[str, Row] = {}
     copies = 0
     for path in paths:
-        for number, fields in enumerate(_read(path), 1):
+        for number, fields in enumerate(fields_of(path), 1):
             row = row_of(fields, task.name, f"{path.name}, row {number}")
             known = rows.setdefault(row.id, row)
             if known is row:
@@ -167,7 +167,14 @@ def _input_files(value: object, where: str) -> Iterator[tuple[str, str]]:
         yield str(path), text
 
 
-def _read(path: Path) -> Iterable[Mapping[str, Any]]:
+def fields_of(path: Path) -> Iterable[Mapping[str, Any]]:
+    """Yield the fields of each row of a JSONL, JSON or Parquet file, as they stand there.
+
+    Raises:
+        HostError: A library lacks.
+        SpecError: The file is of no known kind.
+        TaskError: It cannot be read.
+    """
     reader = {".parquet": _parquet, ".jsonl": _lines, ".ndjson": _lines, ".json": _json}
     if path.suffix not in reader:
         raise SpecError(
@@ -214,7 +221,12 @@ def _object(value: object, where: str) -> Mapping[str, Any]:
     return value
 
 
-def _sha256(path: Path) -> str:
+def file_digest(path: Path) -> str:
+    """Return the SHA-256 of a file.
+
+    Raises:
+        TaskError: It cannot be read.
+    """
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()

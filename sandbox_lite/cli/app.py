@@ -21,6 +21,7 @@ from sandbox_lite.cli import (
     execute,
     kept,
     replay,
+    rl,
     rootfs,
     shell,
     signals,
@@ -114,6 +115,7 @@ for name, command in (
 app.add_typer(rootfs.app, name="rootfs")
 app.add_typer(config.app, name="config")
 app.add_typer(bench.app, name="bench")
+app.add_typer(rl.app, name="rl")
 
 
 def _flow(commands: Sequence[CommandInfo]) -> None:
@@ -125,7 +127,7 @@ def _flow(commands: Sequence[CommandInfo]) -> None:
         )
 
 
-for group in (app, rootfs.app, config.app, bench.app):
+for group in (app, rootfs.app, config.app, bench.app, rl.app):
     _flow(group.registered_commands)
 
 
