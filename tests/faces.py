@@ -154,6 +154,11 @@ def made(face: FaceName, *args: Any, **named: Any) -> Sandbox:
     return cast("Sandbox", _Driven(AsyncSandbox(*args, **named)))
 
 
+def driven(made: Any) -> Any:
+    """Return an object for asyncio with the calls of its twin, which wait."""
+    return _Driven(made)
+
+
 def model(face: FaceName, settings: ModelSettings) -> Model:
     """Return a model with that face; use it with `with`."""
     return Model(settings) if face == "sync" else cast("Model", _Driven(AsyncModel(settings)))

@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING
 from sandbox_lite.agent.aio import AsyncAgent
 from sandbox_lite.agent.episode import FIRST_SHRUNK_TOKENS, LEAST_TOKENS
 from sandbox_lite.agent.trajectory import Seconds, Step, StopReason, Tokens, Trajectory, now
-from sandbox_lite.bench.answer import HUGE_BYTES, answer_of_bytes, answer_of_text, no_answer
+from sandbox_lite.bench.answer import (
+    HUGE_BYTES,
+    answer_of_bytes,
+    answer_of_text,
+    no_answer,
+    unsealed,
+)
 from sandbox_lite.bench.episode import ANSWERED, Fault, Spent
 from sandbox_lite.bench.task import NoAnswer
 from sandbox_lite.errors import (
@@ -182,13 +188,8 @@ async def _sealed(sandbox: AsyncSandbox, path: str) -> Answer | NoAnswer:
                 data = await sandbox.files.read(path, max_bytes=HUGE_BYTES, follow_links=False)
             except FileAccessError as error:
                 return no_answer(error)
-    except SandboxClosedError as error:
-        if not error.expired:
-            raise
-        return NoAnswer(reason="missing", text="the sandbox's time was over, and its files gone")
-    except HostError as error:
-        # its own processes multiply on: were it a fault, that would be a way out of a wrong answer
-        return NoAnswer(reason="unstoppable", text=error.message)
+    except (SandboxClosedError, HostError) as error:
+        return unsealed(error)
     return answer_of_bytes(data)
 
 
