@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 trl = pytest.importorskip("trl")
 
 
+@pytest.mark.filterwarnings("ignore:.gradient_checkpointing. is deprecated:FutureWarning")  # TRL's
 @pytest.mark.parametrize("name", recipes.RECIPES)
 def test_trl_accepts_a_recipe(name: str, tmp_path: Path) -> None:
     recipe = recipes.load(name)
