@@ -7,36 +7,27 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from sandbox_lite import Limits, Pool, SandboxSpec
+from sandbox_lite import Limits, SandboxSpec
 from sandbox_lite.agent import trajectory as trajectories
 from sandbox_lite.agent.episode import AgentLimits
 from sandbox_lite.agent.tools import ToolCall
 from sandbox_lite.agent.trajectory import StopReason, TrajectoryWriter
 from sandbox_lite.bench import prompt, tasks
 from sandbox_lite.bench.grading import Grading
-from sandbox_lite.bench.task import Answer, NoAnswer, Row, Score
-from sandbox_lite.errors import LaunchError, SandboxClosedError, SpecError
-from sandbox_lite.jail import places
+from sandbox_lite.bench.task import Row, Score
 from sandbox_lite.rl.env import (
     Action,
     AsyncSandboxEnv,
-    Cause,
-    Cold,
     EnvSettings,
-    Forks,
     SandboxEnv,
-    Warm,
-    actions_of,
 )
 from tests.faces import driven
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from contextlib import AbstractContextManager
     from pathlib import Path
 
-    from sandbox_lite.jail.sandbox import Sandbox
-    from sandbox_lite.rl.env import Source, Start
+    from sandbox_lite.rl.env import Source
     from tests.faces import FaceName
 
 pytestmark = pytest.mark.timeout(60)

@@ -24,6 +24,7 @@ def test_the_papers_recipe() -> None:
     assert sorted(recipe.models.values()) == [50, 150]
     assert (recipe.training.prompts, recipe.training.rollouts) == (8, 8)
     assert recipe.limits().steps == 100
+    arguments = recipe.trl_arguments("mine", processes=2, steps=1)
     for processes in (1, 8, 64):
         arguments = recipe.trl_arguments(next(iter(recipe.models)), processes=processes)
         per_step = processes * arguments["gradient_accumulation_steps"]
