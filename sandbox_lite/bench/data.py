@@ -80,7 +80,7 @@ def load(
         if revision is not None:
             raise SpecError("a local file has no revision", hint="leave one of them out")
         paths: tuple[Path, ...] = (data,)
-        origin = DataOrigin(name=str(data), sha256=(_sha256(data),))
+        origin = DataOrigin(name=str(data), sha256=(file_digest(data),))
     elif isinstance(task.source, PackagedSource):
         paths, origin = _packaged(task.source, task.version, revision)
     elif task.source is None:
@@ -100,7 +100,7 @@ def load(
     rows: dict[str, Row] = {}
     copies = 0
     for path in paths:
-        for number, fields in enumerate(_read(path), 1):
+        for number, fields in enumerate(fields_of(path), 1):
             row = row_of(fields, task.name, f"{path.name}, row {number}")
             known = rows.setdefault(row.id, row)
             if known is row:
@@ -128,7 +128,7 @@ def _packaged(
         )
     path = Path(__file__).parent / "problems" / source.folder / "rows.toml"
     origin = DataOrigin(
-        name="sandbox-lite", config=source.folder, revision=version, sha256=(_sha256(path),)
+        name="sandbox-lite", config=source.folder, revision=version, sha256=(file_digest(path),)
     )
     return (path,), origin
 
@@ -193,7 +193,14 @@ def _input_files(value: object, where: str) -> Iterator[tuple[str, str]]:
         yield str(path), text
 
 
-def _read(path: Path) -> Iterable[Mapping[str, Any]]:
+def fields_of(path: Path) -> Iterable[Mapping[str, Any]]:
+    """Yield the fields of each row of a JSONL, JSON or Parquet file, as they stand there.
+
+    Raises:
+        HostError: A library lacks.
+        SpecError: The file is of no known kind.
+        TaskError: It cannot be read.
+    """
     reader = {
         ".parquet": _parquet, ".jsonl": _lines, ".ndjson": _lines, ".json": _json, ".toml": _toml,
     }  # fmt: skip
@@ -255,7 +262,12 @@ def _object(value: object, where: str) -> Mapping[str, Any]:
     return value
 
 
-def _sha256(path: Path) -> str:
+def file_digest(path: Path) -> str:
+    """Return the SHA-256 of a file.
+
+    Raises:
+        TaskError: It cannot be read.
+    """
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()

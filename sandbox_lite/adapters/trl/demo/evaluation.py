@@ -18,10 +18,12 @@ from sandbox_lite.agent.trajectory import now
 from sandbox_lite.bench import plan as plans
 from sandbox_lite.bench import results as reporting
 from sandbox_lite.bench.data import DataOrigin
+from sandbox_lite.bench.engines.local import Local
 from sandbox_lite.bench.ledger import RESULTS, Ledger, load_header, write_json
 from sandbox_lite.bench.plan import Planned
 from sandbox_lite.bench.rollout import Computers
-from sandbox_lite.bench.runner import Pace, Runner
+from sandbox_lite.bench.runner import Runner
+from sandbox_lite.bench.trial import Pace, Trials
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
 
 _TOKENS = 2
 """Of one message: a call and its end."""
+_AT_ONCE = 4
 
 
 class LocalModel:
@@ -131,12 +134,13 @@ def evaluate(
         "seed": 0, "versions_at_start": reporting.versions(),
     }  # fmt: skip
     computers = Computers(make=make, limits=limits, context=context, documents="files")
-    with Ledger(directory, experiment, about) as ledger:
-        runner = Runner(
-            list(plans.keys([planned], 1)), ledger, model, computers, grading,  # type: ignore[arg-type]
-            Pace(concurrency=4),
-        )  # fmt: skip
-        asyncio.run(runner.run())
+    pace = Pace(concurrency=_AT_ONCE)
+    with (
+        Ledger(directory, experiment, about) as ledger,
+        Trials(model, computers, grading, pace, threads=_AT_ONCE) as trials,  # type: ignore[arg-type]
+    ):
+        engine = Local(trials, _AT_ONCE)
+        asyncio.run(Runner(plans.keys([planned], 1), ledger, engine, pace).run())
         episodes = list(ledger.done.values())
     write_json(directory / RESULTS, reporting.results(load_header(directory), episodes))
     return {
