@@ -82,15 +82,14 @@ def test_who_looks_for_the_truth(
 ) -> None:
     """It is in this very process, in its environment and in the answer of a sibling."""
     monkeypatch.setenv("SANDBOX_TEST_TRUTH", SECRET)
-    # of the pattern no file of the search itself may hold the word
-    first, rest = SECRET[:4], SECRET[4:]
+    # with a class in the pattern, the search does not find itself
+    word = f"'{SECRET[:4]}[{SECRET[4]}]{SECRET[5:]}'"
     search = (
-        f"word={first}; word=$word{rest[:3]}; word=$word{rest[3:]}; set +o history; "
-        "{ tr '\\0' '\\n' < /proc/1/environ; cat /proc/*/environ /proc/*/cmdline; env; "
-        "find / -xdev -type f -size -2000k ! -path '/proc/*' ! -path '/sys/*' -print0 "
-        "| xargs -0 cat; cat /dev/shm/* /run/* /proc/mounts /proc/self/mountinfo; "
-        "find / -name '*truth*' -o -name 'ground*'; } 2>/dev/null "
-        f'| grep -ao "$word" | head -1 > {ANSWER}'
+        "{ cat /proc/[0-9]*/environ /proc/[0-9]*/cmdline /proc/[0-9]*/mountinfo; env; "
+        # by the time of the change of the inode, which nobody can set
+        "find / -xdev -type f -cmin -60 -size -2000k -print0 | xargs -0 cat; "
+        f"grep -rah --devices=skip {word} /tmp /run /dev/shm /testbed; }} 2>/dev/null "
+        f"| grep -ao {word} > {ANSWER}.found; head -1 {ANSWER}.found > {ANSWER}"
     )
     with contextlib.ExitStack() as stack:
         sibling, env = (
@@ -99,15 +98,13 @@ def test_who_looks_for_the_truth(
         sibling.reset(HIDDEN)
         env.reset(HIDDEN)
         sibling.step(bash(f"echo {SECRET} > {ANSWER}; cp {ANSWER} /tmp/sibling; sleep 1000 &"))
-        # the search finds what is there
-        found = sibling.step(bash(search)).observation
-        assert "Exit code: 0" in found.text
+        sibling.step(bash(search))
         env.step(bash(search))
         env.step(SUBMIT)
         assert isinstance(env.info.answer, NoAnswer)
-        assert env.info.answer.reason in ("empty", "missing")
+        assert env.info.answer.reason == "empty"
         assert env.compute_final_reward() == 0.0
-        assert sibling.compute_final_reward() == 1.0
+        assert sibling.compute_final_reward() == 1.0  # the search finds what is there
 
 
 def test_who_reads_a_siblings_files(grading: Grading, source: Source) -> None:
