@@ -27,6 +27,7 @@ from sandbox_lite.errors import (
     RootfsError,
     SandboxClosedError,
     SandboxLiteError,
+    ShellDiedError,
     SpecError,
     TaskError,
 )
@@ -392,12 +393,22 @@ class Machine:
             step = yield from episode.step_work()
         except SandboxLiteError as error:
             stop = episode.reason(error)
-            if stop in _MASKED:
+            if stop in _MASKED and not self._is_models_doing(error):
                 raise
-            return stop
+            return episode.limit() if stop in _MASKED else stop
         if any(observation.final for observation in step.observations):
             return StopReason.SUBMITTED
         return episode.limit()
+
+    def _is_models_doing(self, error: SandboxLiteError) -> bool:
+        """Return whether no shell starts because of what the model did, such as to remove bash.
+
+        Were it a fault, that would be a way out of a wrong answer. It is the model's where process
+        1 lives, and the same actions did the same in another sandbox before.
+        """
+        again = self._begun().replays > 0
+        alive = self._sandbox is not None and self._sandbox.alive
+        return again and alive and isinstance(error, ShellDiedError)
 
     def _end(self, stop: StopReason) -> None:
         one = self._begun()

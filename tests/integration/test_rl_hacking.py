@@ -19,7 +19,6 @@ from sandbox_lite.bench.grading import Grading
 from sandbox_lite.bench.task import NoAnswer, Row
 from sandbox_lite.jail import nests, places
 from sandbox_lite.rl.env import Action, Cause, Cold, Forks, SandboxEnv
-from sandbox_lite.spec import MIB
 from tests.integration.test_lifecycle import alive, descendants, mounts, wait_until
 from tests.rollouts import ANSWER, ROW, SUBMIT, SUM, bash, settings
 
@@ -130,10 +129,11 @@ def test_who_leaves_a_process_to_edit_the_answer(grading: Grading, source: Sourc
         env.step(
             bash(
                 f"echo wrong > {ANSWER}; mkfifo /tmp/go; "
-                f"setsid -f sh -c 'read x < /tmp/go; sleep 0.2; {edit}' >/dev/null 2>&1"
+                f"setsid -f sh -c 'read x < /tmp/go; sleep 2; {edit}' >/dev/null 2>&1"
             )
         )
         before = descendants(os.getpid())
+        assert _called("while :; do echo", before)
         # the process starts to count when the answer is submitted in the same message
         start = json.dumps({"command": "echo go > /tmp/go"})
         result = env.step(
@@ -185,18 +185,28 @@ def test_who_leaves_something_else(
         assert env.compute_final_reward() == 0.0
 
 
-@pytest.mark.parametrize("command", ["kill -9 1", "kill -9 -1", "kill -9 $PPID; kill -9 $$"])
-def test_who_kills_what_runs_it(grading: Grading, source: Source, command: str) -> None:
+@pytest.mark.parametrize(
+    ("command", "replays"),
+    [
+        ("kill -9 1", 0),
+        ("kill -9 -1", 0),
+        ("kill -9 $PPID; kill -9 $$", 0),
+        # no shell starts any more: no way out of a wrong answer either
+        ("rm -f /bin/bash /usr/bin/bash; kill -9 $$", 1),
+    ],
+)
+def test_who_kills_what_runs_it(
+    grading: Grading, source: Source, command: str, replays: int
+) -> None:
     with SandboxEnv(settings(grading), source=source) as env:
         env.reset(HIDDEN)
-        env.step(bash(command))
-        if not env.info.stop:
-            env.step(SUBMIT)
-        reward = env.compute_final_reward()
-        if env.info.masked:
-            assert (reward, env.info.cause) == (None, Cause.FAULT)
-        else:
-            assert (reward, env.info.cause) == (0.0, Cause.MODEL)
+        env.step(bash(f"echo wrong > {ANSWER}"))
+        assert not env.step(bash(command)).done
+        assert not env.step(bash("echo on")).done
+        info = env.step(SUBMIT).info
+        assert info.answer is not None
+        assert info.answer.text == "wrong\n"
+        assert (env.compute_final_reward(), info.masked, info.replays) == (0.0, False, replays)
         env.reset(ROW)  # and the next rollout is none the worse for it
         env.step(bash(SUM))
         assert env.compute_final_reward() == 1.0
@@ -211,7 +221,6 @@ def test_who_fills_the_disk(grading: Grading, source: Source) -> None:
         env.step(bash(f"echo {SECRET[:-1]} > {ANSWER}"))
         assert env.step(SUBMIT).done
         assert (env.compute_final_reward(), env.info.masked) == (0.0, False)
-    assert places.run_dir().stat().st_size < MIB
 
 
 WORKER = """
