@@ -13,7 +13,8 @@ from sandbox_lite.agent.trajectory import StopReason
 from sandbox_lite.agent.work import finish, follow
 from sandbox_lite.jail.aio import AsyncSandbox
 from sandbox_lite.jail.coroutines import in_thread
-from sandbox_lite.rl.machine import EnvSettings, Machine, Policy
+from sandbox_lite.rl.machine import Machine
+from sandbox_lite.rl.settings import EnvSettings, Policy
 from sandbox_lite.rl.source import Cold, Forks, Source, Start, Warm
 from sandbox_lite.rl.turn import (
     OVERLONG,

@@ -13,12 +13,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from sandbox_lite.agent.completion import Completion, Usage, message_of
-from sandbox_lite.agent.episode import AgentLimits, Episode
-from sandbox_lite.agent.tools import ToolContext
+from sandbox_lite.agent.episode import Episode
 from sandbox_lite.agent.trajectory import StopReason, Trajectory
 from sandbox_lite.agent.work import answer
-from sandbox_lite.bench import graders
 from sandbox_lite.bench.answer import sealed_answer
 from sandbox_lite.bench.episode import Fault
 from sandbox_lite.bench.task import Answer, NoAnswer, Score, Ungraded
@@ -27,10 +24,11 @@ from sandbox_lite.errors import (
     RootfsError,
     SandboxClosedError,
     SandboxLiteError,
+    ShellDiedError,
     SpecError,
     TaskError,
 )
-from sandbox_lite.rl.source import Cold, Start
+from sandbox_lite.rl.source import Cold
 from sandbox_lite.rl.turn import OVERLONG, Info, Result, cause_of, observation_of
 
 if TYPE_CHECKING:
@@ -38,91 +36,15 @@ if TYPE_CHECKING:
 
     from sandbox_lite.agent.completion import Message
     from sandbox_lite.agent.work import Work
-    from sandbox_lite.bench.grading import Grading
-    from sandbox_lite.bench.prompt import Documents, TaskPrompts
-    from sandbox_lite.bench.task import Row, Task
+    from sandbox_lite.bench.task import Row
     from sandbox_lite.jail.sandbox import Sandbox
+    from sandbox_lite.rl.settings import EnvSettings, Policy
     from sandbox_lite.rl.source import Source
     from sandbox_lite.rl.turn import Action, Observation
-    from sandbox_lite.spec import SandboxSpec
 
 _MASKED = frozenset({StopReason.SANDBOX_ERROR, StopReason.MODEL_ERROR, StopReason.INTERRUPTED})
 _HOPELESS = (SpecError, TaskError, RootfsError)
 """Another sandbox would meet the same."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EnvSettings:
-    """What the episodes of one training have in common."""
-
-    task: Task
-    prompts: TaskPrompts
-    sandbox: SandboxSpec
-    """Of every sandbox; commands start in the directory that the prompts name."""
-    grading: Grading
-    """Who tells what an answer is worth; it stays its owner's, and may be shared."""
-    limits: AgentLimits = field(default_factory=AgentLimits)
-    """The model is told how many steps it has left; seconds include the policy's."""
-    documents: Documents = "files"
-    context: ToolContext = field(default_factory=ToolContext)
-    overlong_penalty: bool = True
-    """Reward 0 for episodes that end in `OVERLONG`, as the paper's script does."""
-    policy: str = "policy"
-    """Its name, for the record."""
-
-    @property
-    def spec(self) -> SandboxSpec:
-        """What is asked of every sandbox; a warm pool is made for this."""
-        return dataclasses.replace(self.sandbox, workdir=self.prompts.sandbox.working_dir)
-
-    def start(self, row: Row) -> Start:
-        """Return what the sandbox of a row begins as; the ground truth is no part of it."""
-        files = row.input_files if self.documents == "files" else {}
-        place = self.prompts.sandbox.input_dir
-        return Start(
-            spec=self.spec,
-            directories=self.prompts.sandbox.directories,
-            files={f"{place}/{name}": text for name, text in files.items()},
-            key=row.digest,
-        )
-
-    def check(self, row: Row) -> None:
-        """Refuse a row that nobody could reward.
-
-        Raises:
-            SpecError: Its task needs a judge, and none is named.
-        """
-        name = self.task.grader(row, self.grading.scorer)
-        if self.grading.judge is None and graders.find(name).score is None:
-            raise SpecError(
-                f"{self.task.name} needs a judge: without one no episode has a reward",
-                hint="open one with bench.grading.opened_judge, and give it to Grading",
-            )
-
-
-class Policy:
-    """The model of an `Episode`: it says what it was told to say."""
-
-    def __init__(self) -> None:
-        self._next: Completion | None = None
-
-    def told(self, action: Action, seconds: float) -> None:
-        """Take what it says next, and how long that took."""
-        self._next = Completion(
-            text=action.text,
-            reasoning="",
-            calls=action.calls,
-            finish_reason="length" if action.cut_off else "tool_calls" if action.calls else "stop",
-            usage=Usage(prompt_tokens=0, completion_tokens=action.tokens),
-            seconds=seconds,
-            message=message_of(action.text, "", action.calls),
-        )
-
-    def said(self) -> Completion:
-        """Return it."""
-        assert self._next is not None
-        said, self._next = self._next, None
-        return said
 
 
 @dataclass(slots=True)
@@ -392,12 +314,22 @@ class Machine:
             step = yield from episode.step_work()
         except SandboxLiteError as error:
             stop = episode.reason(error)
-            if stop in _MASKED:
+            if stop in _MASKED and not self._is_models_doing(error):
                 raise
-            return stop
+            return episode.limit() if stop in _MASKED else stop
         if any(observation.final for observation in step.observations):
             return StopReason.SUBMITTED
         return episode.limit()
+
+    def _is_models_doing(self, error: SandboxLiteError) -> bool:
+        """Return whether no shell starts because of what the model did, such as to remove bash.
+
+        Were it a fault, that would be a way out of a wrong answer. It is the model's where process
+        1 lives, and the same actions did the same in another sandbox before.
+        """
+        again = self._begun().replays > 0
+        alive = self._sandbox is not None and self._sandbox.alive
+        return again and alive and isinstance(error, ShellDiedError)
 
     def _end(self, stop: StopReason) -> None:
         one = self._begun()

@@ -19,7 +19,6 @@ from sandbox_lite.bench.grading import Grading
 from sandbox_lite.bench.task import NoAnswer, Row
 from sandbox_lite.jail import nests, places
 from sandbox_lite.rl.env import Action, Cause, Cold, Forks, SandboxEnv
-from sandbox_lite.spec import MIB
 from tests.integration.test_lifecycle import alive, descendants, mounts, wait_until
 from tests.rollouts import ANSWER, ROW, SUBMIT, SUM, bash, settings
 
@@ -82,15 +81,14 @@ def test_who_looks_for_the_truth(
 ) -> None:
     """It is in this very process, in its environment and in the answer of a sibling."""
     monkeypatch.setenv("SANDBOX_TEST_TRUTH", SECRET)
-    # of the pattern no file of the search itself may hold the word
-    first, rest = SECRET[:4], SECRET[4:]
+    # with a class in the pattern, the search does not find itself
+    word = f"'{SECRET[:4]}[{SECRET[4]}]{SECRET[5:]}'"
     search = (
-        f"word={first}; word=$word{rest[:3]}; word=$word{rest[3:]}; set +o history; "
-        "{ tr '\\0' '\\n' < /proc/1/environ; cat /proc/*/environ /proc/*/cmdline; env; "
-        "find / -xdev -type f -size -2000k ! -path '/proc/*' ! -path '/sys/*' -print0 "
-        "| xargs -0 cat; cat /dev/shm/* /run/* /proc/mounts /proc/self/mountinfo; "
-        "find / -name '*truth*' -o -name 'ground*'; } 2>/dev/null "
-        f'| grep -ao "$word" | head -1 > {ANSWER}'
+        "{ cat /proc/[0-9]*/environ /proc/[0-9]*/cmdline /proc/[0-9]*/mountinfo; env; "
+        # by the time of the change of the inode, which nobody can set
+        "find / -xdev -type f -cmin -60 -size -2000k -print0 | xargs -0 cat; "
+        f"grep -rah --devices=skip {word} /tmp /run /dev/shm /testbed; }} 2>/dev/null "
+        f"| grep -ao {word} > {ANSWER}.found; head -1 {ANSWER}.found > {ANSWER}"
     )
     with contextlib.ExitStack() as stack:
         sibling, env = (
@@ -99,15 +97,13 @@ def test_who_looks_for_the_truth(
         sibling.reset(HIDDEN)
         env.reset(HIDDEN)
         sibling.step(bash(f"echo {SECRET} > {ANSWER}; cp {ANSWER} /tmp/sibling; sleep 1000 &"))
-        # the search finds what is there
-        found = sibling.step(bash(search)).observation
-        assert "Exit code: 0" in found.text
+        sibling.step(bash(search))
         env.step(bash(search))
         env.step(SUBMIT)
         assert isinstance(env.info.answer, NoAnswer)
-        assert env.info.answer.reason in ("empty", "missing")
+        assert env.info.answer.reason == "empty"
         assert env.compute_final_reward() == 0.0
-        assert sibling.compute_final_reward() == 1.0
+        assert sibling.compute_final_reward() == 1.0  # the search finds what is there
 
 
 def test_who_reads_a_siblings_files(grading: Grading, source: Source) -> None:
@@ -133,10 +129,11 @@ def test_who_leaves_a_process_to_edit_the_answer(grading: Grading, source: Sourc
         env.step(
             bash(
                 f"echo wrong > {ANSWER}; mkfifo /tmp/go; "
-                f"setsid -f sh -c 'read x < /tmp/go; sleep 0.2; {edit}' >/dev/null 2>&1"
+                f"setsid -f sh -c 'read x < /tmp/go; sleep 2; {edit}' >/dev/null 2>&1"
             )
         )
         before = descendants(os.getpid())
+        assert _called("while :; do echo", before)
         # the process starts to count when the answer is submitted in the same message
         start = json.dumps({"command": "echo go > /tmp/go"})
         result = env.step(
@@ -188,18 +185,28 @@ def test_who_leaves_something_else(
         assert env.compute_final_reward() == 0.0
 
 
-@pytest.mark.parametrize("command", ["kill -9 1", "kill -9 -1", "kill -9 $PPID; kill -9 $$"])
-def test_who_kills_what_runs_it(grading: Grading, source: Source, command: str) -> None:
+@pytest.mark.parametrize(
+    ("command", "replays"),
+    [
+        ("kill -9 1", 0),
+        ("kill -9 -1", 0),
+        ("kill -9 $PPID; kill -9 $$", 0),
+        # no shell starts any more: no way out of a wrong answer either
+        ("rm -f /bin/bash /usr/bin/bash; kill -9 $$", 1),
+    ],
+)
+def test_who_kills_what_runs_it(
+    grading: Grading, source: Source, command: str, replays: int
+) -> None:
     with SandboxEnv(settings(grading), source=source) as env:
         env.reset(HIDDEN)
-        env.step(bash(command))
-        if not env.info.stop:
-            env.step(SUBMIT)
-        reward = env.compute_final_reward()
-        if env.info.masked:
-            assert (reward, env.info.cause) == (None, Cause.FAULT)
-        else:
-            assert (reward, env.info.cause) == (0.0, Cause.MODEL)
+        env.step(bash(f"echo wrong > {ANSWER}"))
+        assert not env.step(bash(command)).done
+        assert not env.step(bash("echo on")).done
+        info = env.step(SUBMIT).info
+        assert info.answer is not None
+        assert info.answer.text == "wrong\n"
+        assert (env.compute_final_reward(), info.masked, info.replays) == (0.0, False, replays)
         env.reset(ROW)  # and the next rollout is none the worse for it
         env.step(bash(SUM))
         assert env.compute_final_reward() == 1.0
@@ -214,7 +221,6 @@ def test_who_fills_the_disk(grading: Grading, source: Source) -> None:
         env.step(bash(f"echo {SECRET[:-1]} > {ANSWER}"))
         assert env.step(SUBMIT).done
         assert (env.compute_final_reward(), env.info.masked) == (0.0, False)
-    assert places.run_dir().stat().st_size < MIB
 
 
 WORKER = """
@@ -244,13 +250,16 @@ main()
 """
 
 
-def _cgroups() -> set[str]:
-    return {str(path) for path in Path("/sys/fs/cgroup").glob("**/*sandbox-lite*") if path.is_dir()}
+def _cgroups(pid: int) -> list[str]:
+    """Return those of a program, in any hierarchy; others' come and go meanwhile."""
+    walk = os.walk("/sys/fs/cgroup")
+    mine = f"sandbox-lite-{pid}-"
+    return [f"{top}/{name}" for top, names, _ in walk for name in names if name.startswith(mine)]
 
 
 @pytest.mark.parametrize("end", ["end", "killed"])
 def test_nothing_is_left_of_a_training(home: Path, end: str) -> None:
-    before, groups = mounts(), _cgroups()
+    before = mounts()
     worker = subprocess.Popen(
         [sys.executable, "-c", WORKER, end],
         stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2],
@@ -272,4 +281,4 @@ def test_nothing_is_left_of_a_training(home: Path, end: str) -> None:
     nests.SHARED.close()
     assert wait_until(lambda: not list(places.run_dir().glob(f"{worker.pid}-*")), 5)
     assert mounts() == before
-    assert wait_until(lambda: _cgroups() <= groups, 5), _cgroups() - groups
+    assert wait_until(lambda: not _cgroups(worker.pid), 5), _cgroups(worker.pid)
