@@ -36,6 +36,8 @@ _TRIES = 3
 _KILLED = 128 + signal.SIGKILL
 _BRIEF_SECONDS = 0.003
 """Most commands have ended by then, and nothing but their end need have been watched."""
+_STARTS = 3
+"""Tries to start a fresh bash among processes that keep it from being started."""
 _GRACE = (
     (signal.SIGINT, 0.2),
     (signal.SIGTERM, 0.1),
@@ -133,19 +135,29 @@ class Shell:
         if not bash.ended:
             return bash
         bash.read_state()
-        try:
-            fresh = self._start(bash.state)
-        except LaunchError as error:
-            raise ShellDiedError(
-                f"shell {self.name!r} ended and no fresh one could be started: {error.message}",
-                hint=error.hint,
-                inside=self._supervisor.alive() and (error.began or self._meter.is_crowded()),
-            ) from error
-        self._bash = fresh
+        # in a storm of processes its number is soon another's, who must not be spared for it
         self._meter.drop_shell(bash.pid)
+        fresh = self._fresh(bash.state)
+        self._bash = fresh
         bash.forget()
         bash.close()
         return fresh
+
+    def _fresh(self, state: bytes) -> Bash:
+        for tries_left in reversed(range(_STARTS)):
+            try:
+                return self._start(state)
+            except LaunchError as error:
+                if not tries_left:
+                    raise ShellDiedError(
+                        f"shell {self.name!r} ended and no fresh one could be started: "
+                        f"{error.message}",
+                        hint=error.hint,
+                        inside=self._supervisor.alive()
+                        and (error.began or self._meter.is_crowded()),
+                    ) from error
+            self._meter.make_room()
+        raise AssertionError("the last try returns or raises")
 
     def run(
         self,

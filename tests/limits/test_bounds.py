@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -187,6 +188,39 @@ def test_too_many_processes(sb: Sandbox, rung: str) -> None:
 
 
 @pytest.mark.timeout(120)
+def test_whole_sessions_give_way_to_the_host(sb: Sandbox, rung: str) -> None:
+    own = Path("/proc/self/autogroup")
+    if rung != "sampling" or not own.exists():
+        return  # a control group has a weight of its own
+    before = own.read_text()
+
+    sb.run("setsid sh -c 'echo $$ >/tmp/leader; exec sleep 1000' &")
+    look = "cat /proc/self/autogroup /proc/$(cat /tmp/leader)/autogroup; sleep 0.05"
+    # the kernel grants the programs of all users together ten such changes in a second
+    deadline = time.monotonic() + 60
+    found = ""
+    while found.count(" nice 10\n") < 2 and time.monotonic() < deadline:
+        found = sb.run(look).stdout
+    assert found.count(" nice 10\n") == 2, found
+    assert own.read_text() == before
+
+
+def test_who_was_stopped_stays_so_when_others_are_ended(sb: Sandbox) -> None:
+    sb.run("sleep 1000 & stopped=$!; kill -STOP $stopped; sleep 1000 & going=$!")
+    assert sb.run("bomb() { bomb | bomb & }; bomb; sleep 1").limits_hit == ("pids",)
+    after = sb.run("for pid in $stopped $going; do sed 's/.*) //; s/ .*//' /proc/$pid/stat; done")
+    assert after.stdout.split() == ["T", "S"]
+
+
+def test_shell_that_dies_among_too_many_processes(sb: Sandbox) -> None:
+    sb.run("kept=1; cd /tmp")
+    # they come back faster than they are found, and take the place of the shell
+    fill = "again() { while :; do sleep 0.01 & done; }; for _ in 1 2 3 4; do again & done"
+    sb.run(f"({fill}) 2>/dev/null; kill -9 $$")
+    after = sb.run("echo $kept $PWD; /bin/echo ok")
+    assert after.stdout.split() == ["1", "/tmp", "ok"]
+
+
 def test_what_was_there_before_a_fork_bomb_outlives_it(sb: Sandbox) -> None:
     sb.run("sleep 500 & server=$!").check()
     sb.run("true").check()

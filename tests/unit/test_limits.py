@@ -157,7 +157,7 @@ def test_sweep_takes_orphans_alone(tmp_path: Path) -> None:
 
 def test_descendants_of_roots() -> None:
     def entry(pid: int, parent: int) -> Entry:
-        return Entry(pid=pid, parent=parent, threads=1, cpu_seconds=0)
+        return Entry(pid=pid, parent=parent, session=1, threads=1, cpu_seconds=0)
 
     # 1 -> 2 -> 5 -> 6; 1 -> 3; a parent that is gone; a ring, which a torn look can show
     entries = [entry(1, 0), entry(2, 1), entry(5, 2), entry(6, 5), entry(3, 1), entry(9, 77)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import select
 import socket
 import ssl
 from ipaddress import IPv4Address
@@ -268,3 +269,30 @@ def test_a_name_that_leads_nowhere_is_looked_up_anew() -> None:
                 await outside.connect(names, "localhost", port, private=False)
 
     asyncio.run(look())
+
+
+def test_what_a_server_said_before_it_hung_up_is_read_though_a_write_failed() -> None:
+    async def ask() -> bytes:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            port = server.getsockname()[1]
+            names = addresses.Names()
+            reader, writer = await outside.connect(names, "localhost", port, private=True)
+            # the loop has no turn from here on, in which it could read before it writes
+            writer.write(b"the head, and a part of a body")
+            one, _ = server.accept()
+            with one:
+                one.settimeout(30)
+                one.recv(1)
+                one.sendall(b"too large")
+            # what was not read makes the kernel send a reset when the socket is closed
+            hung_up = select.poll()
+            hung_up.register(writer.get_extra_info("socket").fileno(), 0)
+            assert hung_up.poll(30_000)
+            writer.write(b"the rest of the body")
+            async with asyncio.timeout(30):
+                answer = await reader.read()
+            assert isinstance(reader.broken, ConnectionError)
+            writer.close()
+            return answer
+
+    assert asyncio.run(ask()) == b"too large"

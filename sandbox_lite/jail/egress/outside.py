@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
+import os
 import ssl
 import urllib.request
 from dataclasses import dataclass
@@ -33,13 +35,39 @@ class Reader(asyncio.StreamReader):
         self.feed_eof()
 
 
+class _Protocol(asyncio.StreamReaderProtocol):
+    """Reads what had come and was not read yet when a write met the reset behind it.
+
+    The kernel keeps what it received before a reset; asyncio closes at the first failed write.
+    """
+
+    def __init__(self, reader: Reader, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(reader, loop=loop)
+        self._into = reader
+        self._descriptor = -1
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        # below TLS stands what only TLS can read
+        if transport.get_extra_info("ssl_object") is None:
+            self._descriptor = transport.get_extra_info("socket").fileno()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        # asyncio closes the descriptor after this call
+        if exc is not None and self._descriptor >= 0:
+            with contextlib.suppress(OSError):
+                while data := os.read(self._descriptor, _CHUNK):
+                    self._into.feed_data(data)
+        super().connection_lost(exc)
+
+
 Streams = tuple[Reader, asyncio.StreamWriter]
 
 
 async def _open(host: str, port: int, context: ssl.SSLContext | None = None) -> Streams:
     loop = asyncio.get_running_loop()
     reader = Reader(limit=_CHUNK, loop=loop)
-    protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
+    protocol = _Protocol(reader, loop)
     transport, _ = await loop.create_connection(lambda: protocol, host, port, ssl=context)
     return reader, asyncio.StreamWriter(transport, protocol, reader, loop)
 

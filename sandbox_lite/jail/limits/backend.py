@@ -58,6 +58,10 @@ class Box(Protocol):
         """Whether `pids` tells."""
 
     @property
+    def by_niceness(self) -> bool:
+        """Whether nothing but nice values has it give way to the host's own programs."""
+
+    @property
     def group(self) -> int | None:
         """Descriptor of the one directory in which its bwrap can be born, if there is one."""
 
@@ -97,6 +101,10 @@ class Box(Protocol):
 
         The kernel counts the pages of files and of the disk with it. The caller closes it.
         """
+
+
+NICE = 10
+"""Of what is in a sandbox, where no control group has a weight of its own: about a tenth."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

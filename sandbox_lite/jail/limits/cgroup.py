@@ -151,6 +151,7 @@ class CgroupBox:
         )
         self.counts_alone = True
         self.counts_pids = "pids" in paths
+        self.by_niceness = False
         self._strings = {controller: str(path) for controller, path in paths.items()}
         self.group: int | None = None
         if not names.threads_move:

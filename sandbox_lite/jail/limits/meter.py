@@ -13,10 +13,10 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from sandbox_lite.jail.limits import verdict
-from sandbox_lite.jail.limits.backend import Counters
+from sandbox_lite.jail.limits.backend import NICE, Counters
 from sandbox_lite.jail.limits.disk import DirectoryDisk, DiskUse, TmpfsDisk
 from sandbox_lite.jail.limits.memory import MemoryWatch
-from sandbox_lite.jail.limits.processes import FIRST, Entry, descendants
+from sandbox_lite.jail.limits.processes import FIRST, Entry, descendants, has_autogroups
 from sandbox_lite.jail.steps import Wait
 from sandbox_lite.spec import Outcome, SandboxStats, Usage
 
@@ -108,6 +108,7 @@ class Meter:
         *,
         end: Callable[[str], None],
         wake: Callable[[], None],
+        soften: Callable[[], None],
     ) -> None:
         """Take the parts.
 
@@ -118,6 +119,7 @@ class Meter:
             disk: Where it writes.
             end: Ends the sandbox, for the reason it is given.
             wake: Has the watchdog look soon.
+            soften: Has it call `soften` soon.
         """
         self._limits = limits
         self._box = box
@@ -126,6 +128,7 @@ class Meter:
         self._memory = MemoryWatch(limits.memory_bytes, box, processes, disk)
         self._end_sandbox = end
         self._wake = wake
+        self._soften_soon = soften
         self._lock = threading.RLock()
         self._spans: list[Span] = []
         self._shells: set[int] = set()
@@ -134,6 +137,9 @@ class Meter:
         self._closed = False
         self._dormant = False
         self._rest: _Rest | None = None
+        self._gives_way = box.by_niceness and has_autogroups()
+        self._sessions: dict[int, int] = {}
+        self._softened: set[int] = set()
         self.started = time.monotonic()
         self.begun = 0
         """Beginnings and ends of commands so far."""
@@ -153,11 +159,20 @@ class Meter:
         """Know a persistent shell: it is never among what is left behind."""
         with self._lock:
             self._shells.add(pid)
+            if self._gives_way:
+                self._sessions[pid] = pid
+                self._soften_soon()
 
     def drop_shell(self, pid: int) -> None:
         """Forget a shell that has ended."""
         with self._lock:
             self._shells.discard(pid)
+
+    def make_room(self) -> None:
+        """End what fills the sandbox with processes, so that a shell can be started."""
+        with self._lock:
+            if self._limits.pids is not None:
+                self._purge(wait=True)
 
     @contextlib.contextmanager
     def span(self, root: int | None) -> Iterator[Span]:
@@ -216,7 +231,15 @@ class Meter:
     def _count(self) -> int:
         """Return the number of processes and threads."""
         count = self._box.pids()
-        return _tasks(self._processes.entries(dead=True)) if count is None else count
+        if count is not None:
+            return count
+        entries = self._processes.entries(dead=True)
+        if self._gives_way:
+            self._sessions = {
+                one.session: one.pid for one in entries if one.session and one.pid != FIRST
+            }
+            self._softened &= self._sessions.keys()
+        return _tasks(entries)
 
     def _count_and_cpu(self) -> tuple[int, float]:
         """Return the number of processes and threads, and the cpu seconds spent so far."""
@@ -351,6 +374,36 @@ class Meter:
             )
             pause = CALM_SECONDS if quiet and self._box.holds else BUSY_SECONDS
             return pause if wall is None else min(wall, pause)
+
+    @property
+    def rough(self) -> bool:
+        """Whether `soften` has something to do."""
+        return bool(self._sessions.keys() - self._softened)
+
+    @property
+    def stormy(self) -> bool:
+        """Whether it makes use of its processes, or more than that."""
+        limit, span = self._limits.pids, next(iter(self._spans), None)
+        return limit is not None and span is not None and span.peak_pids >= limit // 2
+
+    def soften(self) -> bool | None:
+        """Have one more of its sessions give way to the host's own programs.
+
+        Returns:
+            None where all do; False where the kernel wants to be asked again later.
+        """
+        with self._lock:
+            rough = (
+                None if self._closed else next(iter(self._sessions.keys() - self._softened), None)
+            )
+            if rough is None:
+                return None
+            done = self._processes.soften(self._sessions[rough], NICE)
+            if done is None:
+                del self._sessions[rough]
+            elif done:
+                self._softened.add(rough)
+            return done is not False
 
     def close(self) -> None:
         """Look no more."""

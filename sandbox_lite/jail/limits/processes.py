@@ -12,10 +12,14 @@ import contextlib
 import os
 import re
 import signal
+import threading
 import time
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from sandbox_lite.errors import SandboxLiteError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
@@ -36,17 +40,26 @@ FIRST = 1
 """Process 1, which is ours."""
 
 
+@cache
+def has_autogroups() -> bool:
+    """Return whether the kernel makes a group of each session: sched(7)."""
+    return Path("/proc/self/autogroup").exists()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
     """One process: where it belongs, and what it took."""
 
     pid: int
     parent: int
+    session: int
+    """0 is one that began outside."""
     threads: int
     cpu_seconds: float
     """Its own, and that of children it has waited for."""
     dead: bool = False
     """Nobody has waited for it."""
+    stopped: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,19 +85,29 @@ class _Known:
 class Processes:
     """Looks at, and ends, the processes of one jail."""
 
-    def __init__(self, proc: int, *, others: Callable[[str], Memfds] | None = None) -> None:
+    def __init__(
+        self,
+        proc: int,
+        *,
+        others: Callable[[str], Memfds] | None = None,
+        everybody: Callable[[signal.Signals], None] | None = None,
+    ) -> None:
         """Look through a descriptor of the jail's /proc, which stays its owner's.
 
         Args:
             proc: The descriptor.
             others: Looks for the memfds of a process whose descriptors this one may not see,
                 because it runs as another id; see `memfds`.
+            everybody: Signals all but process 1 at one blow.
         """
         self._proc = proc
         self._others = others
+        self._everybody = everybody
         self._clocks: dict[int, bytes] = {}
         self._known: dict[int, _Known] = {}
         self._looks = 0
+        self.stopping = threading.Lock()
+        """Held by who stops all of them, and has them go on."""
 
     def pids(self) -> list[int]:
         """Return the pids of all processes; none where the jail is gone."""
@@ -125,9 +148,16 @@ class Processes:
                 if ended and not dead:
                     continue
                 cpu = sum(map(int, fields[11:15])) / _TICKS
-                parent = int(fields[1])
                 found.append(
-                    Entry(pid=pid, parent=parent, threads=threads, cpu_seconds=cpu, dead=ended)
+                    Entry(
+                        pid=pid,
+                        parent=int(fields[1]),
+                        session=int(fields[3]),
+                        threads=threads,
+                        cpu_seconds=cpu,
+                        dead=ended,
+                        stopped=fields[0] in b"Tt",
+                    )
                 )
         self._clocks = clocks
         return found
@@ -159,6 +189,30 @@ class Processes:
             with contextlib.suppress(OSError, IndexError):
                 fields = self._read(f"{pid}/task/{thread}", "stat").rpartition(b")")[2].split()
                 yield fields[0][0]
+
+    def soften(self, pid: int, nice: int) -> bool | None:
+        """Have the whole session of a process give way to others by a nice value.
+
+        With sched(7)'s autogroups each session has the same weight on a processor, whatever the
+        nice values in it: fifty sandboxes were fifty times our own part of it.
+
+        Returns:
+            False where it has to be asked again later: the kernel grants an ordinary user one such
+            change in a tenth of a second. None where there is no such process any more.
+        """
+        try:
+            fd = os.open(f"{pid}/autogroup", os.O_WRONLY | os.O_CLOEXEC, dir_fd=self._proc)
+            try:
+                os.write(fd, str(nice).encode())
+            finally:
+                os.close(fd)
+        except BlockingIOError:
+            return False
+        except (FileNotFoundError, ProcessLookupError):
+            return None
+        except OSError:
+            pass  # another id's, or in no such group
+        return True
 
     # -- memory -------------------------------------------------------------------------------
 
@@ -307,13 +361,43 @@ class Processes:
     def purge(self, doomed: Callable[[list[Entry]], set[int]], *, wait: bool = False) -> int:
         """Kill whatever `doomed` picks, until it picks nobody new; return how many there were.
 
-        Who has a signal to come cannot fork any more (fork(2) begins anew after it), so nobody
-        need be stopped first.
+        Who has a signal to come cannot fork any more (fork(2) begins anew after it). While we count
+        them others do: once they are all stopped at one blow, nobody new comes.
 
         Args:
             doomed: Picks pids.
             wait: Until they are gone as well, which takes the dying a while on a busy host.
         """
+        # one at a time: what somebody else keeps stopped must not go on, nor stay so for ever
+        alone = self.stopping.acquire(blocking=False)
+        try:
+            entries = self.entries()
+            if not doomed(entries):
+                return 0
+            if not alone or self._everybody is None:
+                return self._purge(doomed, wait=wait)
+            with self._still({one.pid for one in entries if one.stopped}):
+                return self._purge(doomed, wait=wait)
+        finally:
+            if alone:
+                self.stopping.release()
+
+    @contextlib.contextmanager
+    def _still(self, before: Collection[int]) -> Iterator[None]:
+        """Keep everybody inside from running until the block ends; `before` are stopped already."""
+        assert self._everybody is not None
+        try:
+            with contextlib.suppress(SandboxLiteError):
+                self._everybody(signal.SIGSTOP)
+            yield
+        finally:
+            # children first, so that no parent hears of a stop
+            for pid in sorted(self.pids(), reverse=True):
+                if pid != FIRST and pid not in before:
+                    with contextlib.suppress(OSError), self.pinned(pid) as fd:
+                        signal.pidfd_send_signal(fd, signal.SIGCONT)
+
+    def _purge(self, doomed: Callable[[list[Entry]], set[int]], *, wait: bool) -> int:
         done: set[int] = set()
         deadline = time.monotonic() + _PURGE_SECONDS
         while time.monotonic() < deadline:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from sandbox_lite.jail import janitor
 from sandbox_lite.jail.limits import kept_files
-from sandbox_lite.jail.limits.backend import Ask, Counters, Probe, Reading
+from sandbox_lite.jail.limits.backend import NICE, Ask, Counters, Probe, Reading
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 
 _VMSTAT = "/proc/vmstat"
-_NICE = 10
 _RESERVED_PIDS = 300
 """Numbers that the kernel gives away once only: pid.c."""
 _NAMESPACED = (6, 14)
@@ -60,6 +59,7 @@ class SampledBox:
     counts_alone = False
     """The host's own end of memory is counted for all."""
     counts_pids = False
+    by_niceness = True
     group: int | None = None
 
     def adopt(self, pid: int) -> None:
@@ -81,7 +81,7 @@ class SampledBox:
         """
         # Whoever watches must come to its turn among fifty that compute without end. Inherited,
         # and nobody inside can lower it again.
-        os.setpriority(os.PRIO_PROCESS, first, max(_NICE, os.getpriority(os.PRIO_PROCESS, first)))
+        os.setpriority(os.PRIO_PROCESS, first, max(NICE, os.getpriority(os.PRIO_PROCESS, first)))
         if self._pids is None:
             return
         if (self._several_ids or not _kernel_counts()) and _numbers_are_bounded():

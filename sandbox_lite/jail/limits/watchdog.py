@@ -16,12 +16,17 @@ if TYPE_CHECKING:
 
     from sandbox_lite.jail.limits.meter import Meter
 
+_AGAIN_SECONDS = 0.025
+"""Until the kernel is asked again for what it grants one of all users in a tenth of a second."""
+
 
 class Watchdog:
     """Started with the first sandbox; waits while there is none, or none does anything."""
 
     def __init__(self) -> None:
         self._due: dict[Meter, float] = {}
+        self._rough: set[Meter] = set()
+        self._soften_at = 0.0
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
 
@@ -51,6 +56,7 @@ class Watchdog:
             if owner == os.getpid():
                 with self._changed:
                     self._due.pop(meter, None)
+                    self._rough.discard(meter)
                 meter.close()
 
     def wake(self, meter: Meter) -> None:
@@ -60,13 +66,24 @@ class Watchdog:
                 self._due[meter] = 0.0
                 self._changed.notify()
 
+    def soften(self, meter: Meter) -> None:
+        """Have a sandbox's sessions give way as soon as the kernel grants it."""
+        with self._changed:
+            if meter in self._due:
+                self._rough.add(meter)
+                if len(self._rough) == 1:
+                    self._changed.notify()
+
     def _serve(self) -> None:
         while True:
             with self._changed:
                 now = time.monotonic()
                 due = [meter for meter, when in self._due.items() if when <= now]
-                if not due:
+                soften = bool(self._rough) and self._soften_at <= now
+                if not due and not soften:
                     first = min(self._due.values(), default=float("inf"))
+                    if self._rough:
+                        first = min(first, self._soften_at)
                     wait = None if first == float("inf") else first - now
                     self._changed.wait(wait)
                     continue
@@ -81,11 +98,34 @@ class Watchdog:
                     pause = CALM_SECONDS
                 if pause is not None:
                     self._plan(meter, time.monotonic() + pause)
+                if meter.rough:
+                    self.soften(meter)
+            if soften:
+                self._soften()
+
+    def _soften(self) -> None:
+        """Have as many sessions give way as the kernel grants now, beginning where it storms."""
+        while True:
+            with self._changed:
+                meter = max(self._rough, key=_stormy, default=None)
+            if meter is None:
+                return
+            done = meter.soften()
+            if done is None:
+                with self._changed:
+                    self._rough.discard(meter)
+            elif not done:
+                self._soften_at = time.monotonic() + _AGAIN_SECONDS
+                return
 
     def _plan(self, meter: Meter, when: float) -> None:
         with self._changed:
             if meter in self._due:
                 self._due[meter] = min(self._due[meter], when)
+
+
+def _stormy(meter: Meter) -> bool:
+    return meter.stormy
 
 
 _current = Watchdog()
