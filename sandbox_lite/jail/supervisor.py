@@ -82,6 +82,7 @@ class Supervisor:
         self._ending = False
         self.owner = os.getpid()
         self._closed = False
+        self._terminals = -1
         self._reason = ""
 
     def check_open(self) -> None:
@@ -337,9 +338,14 @@ class Supervisor:
 
     def open_terminal(self) -> tuple[int, int]:
         """Return the master of a new pseudo-terminal of the jail, and its number inside."""
-        path = f"/proc/{self.pid}/root/dev/pts/ptmx"
+        flags = os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC | os.O_NOFOLLOW
         try:
-            master = os.open(path, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            if self._terminals < 0:
+                # held from the first on: whoever takes away what may be done with / takes nothing
+                # from us then
+                place = f"/proc/{self.pid}/root/dev/pts"
+                self._terminals = os.open(place, _DIRECTORY | os.O_NOFOLLOW)
+            master = os.open("ptmx", flags, dir_fd=self._terminals)
         except (FileNotFoundError, PermissionError):
             # of one that is just ending the kernel can no longer tell whether we may look at it
             if not _has_ended(self._pidfd):
@@ -359,6 +365,8 @@ class Supervisor:
         """Let process 1 go: end of file on its requests ends the sandbox."""
         if not self._closed:
             self._closed = True
+            if self._terminals >= 0:
+                os.close(self._terminals)
             self._channel.close()
             self.control.close()
 

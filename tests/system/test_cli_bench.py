@@ -448,8 +448,7 @@ def test_without_files_the_answer_is_all_that_can_be_written(cli: Installed) -> 
     documents = {"sub/facts.txt": "The moon is 384400 km away."}
     rows = [
         {"id": f"p{n}", "problem_statement": f"This is number {n}.", "ground_truth": str(truth),
-         "domain": "instruct_pretrain", "qa_type": "free-form",
-         "input_files": json.dumps(documents)}
+         "domain": "math", "input_files": json.dumps(documents)}
         for n, truth in TRUTHS.items()
     ]  # fmt: skip
     text = "".join(json.dumps(row) + "\n" for row in rows)
