@@ -286,10 +286,7 @@ class Runner:
 
     def _record(self, name: str, trajectory: Trajectory) -> None:
         with TrajectoryWriter(self._ledger.directory / name) as writer:
-            writer.begin(trajectory)
-            for step in trajectory.steps:
-                writer.step(step)
-            writer.end(trajectory)
+            writer.whole(trajectory)
 
 
 def _turns(attempt: Attempt) -> int:

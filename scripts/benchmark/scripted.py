@@ -23,9 +23,7 @@ class ScriptedModel:
         pauses: Seconds that each turn takes; none are no pauses.
     """
 
-    def __init__(
-        self, turns: Sequence[tuple[ToolCall, ...]], pauses: Sequence[float] = ()
-    ) -> None:
+    def __init__(self, turns: Sequence[tuple[ToolCall, ...]], pauses: Sequence[float] = ()) -> None:
         self.settings = ModelSettings(model="scripted")
         self._turns = turns
         self._pauses = pauses
