@@ -181,6 +181,9 @@ def test_nothing_begins_when_the_cost_is_reached(cli: Installed) -> None:
     found = results(cli)
     assert (found["complete"], found["spent"]["math"]["plain"]["cost"]) == (True, 176)
     assert found["price"] == {"prompt": 1e6, "completion": 2e6, "currency": "beads"}
+    again = cli.run("bench", "regrade", "out", "--scorer", "paper")
+    assert again.code == 0, again.err
+    assert "176 beads" in again.text
 
 
 @pytest.mark.parametrize(
