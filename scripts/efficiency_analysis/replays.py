@@ -20,7 +20,7 @@ from sandbox_lite.agent.episode import AgentLimits
 from sandbox_lite.agent.tools import ToolContext, find
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import AsyncIterator, Mapping, Sequence
 
     from efficiency_analysis.recorded import Recorded
     from sandbox_lite.agent.completion import Completion, Message
@@ -54,6 +54,9 @@ class Stepped:
     environment: float
     trip: float
     """There and back of a command that does nothing, taken just before."""
+    plain: float
+    """There and back of a plain bash over pipes, without a sandbox, right after: how quick this
+    host was at that moment."""
     around: float
     """All else between two turns of the model: the loop, the record, timers that are late."""
 
@@ -95,20 +98,57 @@ class Measured:
     """Of that time in which somebody on this host waited for a processor."""
 
 
+class _PlainBash:
+    """A bash of the host: what a way there and back takes where nothing of ours is in it."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self._process = process
+        self._turn = asyncio.Lock()
+
+    async def trip(self) -> float:
+        """Return the seconds of one."""
+        stdin, stdout = self._process.stdin, self._process.stdout
+        assert stdin is not None
+        assert stdout is not None
+        async with self._turn:
+            began = time.monotonic()
+            stdin.write(b"echo\n")
+            await stdout.readline()
+            return time.monotonic() - began
+
+
+@contextlib.asynccontextmanager
+async def _plain_bash() -> AsyncIterator[_PlainBash]:
+    process = await asyncio.create_subprocess_exec(
+        "bash", "--norc", stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
+    )
+    try:
+        yield _PlainBash(process)
+    finally:
+        process.kill()
+        await process.wait()
+
+
 class _Timed(ScriptedModel):
     """A recorded model that measures the way of a command before each turn, and its own lateness.
 
     What it measures is no part of a step: it is taken out again.
     """
 
-    def __init__(self, recorded: Recorded, box: AsyncSandbox, speed: float) -> None:
+    def __init__(
+        self, recorded: Recorded, box: AsyncSandbox, plain: _PlainBash, speed: float
+    ) -> None:
         steps = recorded.trajectory.steps
         pauses = [step.seconds.model / speed for step in steps]
         super().__init__([step.calls for step in steps], pauses)
         self._box = box
+        self._plain = plain
+        self.begun: list[float] = []
+        """When each turn was asked for, before the measurement."""
         self.asked: list[float] = []
-        """When each turn was asked for, the measurement left out."""
+        """The same, after it."""
         self.trips: list[float] = []
+        self.plain: list[float] = []
 
     async def complete(
         self,
@@ -121,9 +161,10 @@ class _Timed(ScriptedModel):
         """See `ScriptedModel.complete`."""
         began = time.monotonic()
         await self._box.run(":")
-        now = time.monotonic()
-        self.trips.append(now - began)
-        self.asked.append(now)
+        self.trips.append(time.monotonic() - began)
+        self.plain.append(await self._plain.trip())
+        self.begun.append(began)
+        self.asked.append(time.monotonic())
         return await super().complete(messages, tools, max_tokens=max_tokens, timeout=timeout)
 
 
@@ -153,9 +194,10 @@ async def measure(runs: Sequence[Recorded], asked: Asked) -> Measured:
         idle = (available - available_bytes(_SETTLING_SECONDS)) / asked.count
         for _, box, _ in opened:
             looks.add(box.pid)
+        plain = await stack.enter_async_context(_plain_bash())
         with looks:
             began, waited = time.monotonic(), _waited()
-            found = await asyncio.gather(*(_replay(*one, asked) for one in opened))
+            found = await asyncio.gather(*(_replay(*one, plain, asked) for one in opened))
             seconds = time.monotonic() - began
             after = _waited()
             looks.look()
@@ -165,11 +207,13 @@ async def measure(runs: Sequence[Recorded], asked: Asked) -> Measured:
     )
 
 
-async def _replay(recorded: Recorded, box: AsyncSandbox, startup: float, asked: Asked) -> Replayed:
+async def _replay(
+    recorded: Recorded, box: AsyncSandbox, startup: float, plain: _PlainBash, asked: Asked
+) -> Replayed:
     _, inside, _ = recorded.trajectory.directories
     for name, data in recorded.inputs.items():
         await box.files.write(f"{inside}/{name}", data)
-    model = _Timed(recorded, box, asked.speed)
+    model = _Timed(recorded, box, plain, asked.speed)
     ended: list[float] = []
     limits = AgentLimits(steps=len(recorded.trajectory.steps), seconds=asked.seconds, silent=10**6)
     agent = AsyncAgent(
@@ -187,12 +231,13 @@ async def _replay(recorded: Recorded, box: AsyncSandbox, startup: float, asked: 
         # until the model is asked again: what it is told has to be put together
         until = ended[number]
         if number + 1 < len(model.asked):
-            until = model.asked[number + 1] - model.trips[number + 1]
+            until = model.begun[number + 1]
         around = until - model.asked[number] - pause - step.seconds.environment
         steps.append(
             Stepped(
                 model=was.seconds.model, environment=step.seconds.environment,
-                trip=model.trips[number], around=max(0.0, around),
+                trip=model.trips[number],
+                plain=model.plain[number], around=max(0.0, around),
             )
         )  # fmt: skip
     usages = [one.usage for step in record.steps for one in step.observations if one.usage]

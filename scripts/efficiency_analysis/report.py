@@ -42,6 +42,8 @@ class Report:
     """Of a step: median, mean, 99th percentile; as for the next two."""
     trip_ms: tuple[float, float, float]
     around_ms: tuple[float, float, float]
+    plain_ms: tuple[float, float, float]
+    """Of a plain bash over pipes, without a sandbox, at the same moments; no part of ours."""
     environment_share: float
     """Of the recorded time of the models and that of the environment."""
     environment_shares: dict[str, float]
@@ -94,6 +96,7 @@ def report(measured: Measured, asked: Asked, host: Host, rootfs_bytes: int) -> R
         overhead_ms=_spread([step.overhead * 1000 for step in steps]),
         trip_ms=_spread([step.trip * 1000 for step in steps]),
         around_ms=_spread([step.around * 1000 for step in steps]),
+        plain_ms=_spread([step.plain * 1000 for step in steps]),
         environment_share=_share(measured, names),
         environment_shares={name: _share(measured, [name]) for name in names},
         startup_ms=_spread([one.startup_seconds * 1000 for one in replays]),
@@ -145,6 +148,7 @@ def lines(found: Report) -> Iterator[str]:
         ("our overhead of a step, ms: median, mean, p99", found.overhead_ms),
         ("  of which a command that does nothing", found.trip_ms),
         ("  of which all around it", found.around_ms),
+        ("a plain bash over pipes, the same moments", found.plain_ms),
         ("start of a sandbox, ms", found.startup_ms),
     ):
         yield f"{name:46}{f'{median:.2f}, {mean:.2f}, {late:.1f}':>18}"

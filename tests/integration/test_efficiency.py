@@ -57,7 +57,7 @@ def test_replays_are_measured(home: Path) -> None:
         assert (one.name, one.whole, one.unlike, len(one.steps)) == ("run", True, 1, 3)
         assert [step.model for step in one.steps] == [2.0, 4.0, 2.0]
         assert one.steps[0].environment >= SECONDS
-        assert all(step.trip > 0 for step in one.steps)
+        assert all(step.trip > 0 and step.plain > 0 for step in one.steps)
         assert one.seconds >= 0.08 + SECONDS
         assert one.disk_bytes is not None
         assert MEBIBYTE <= one.disk_bytes < 2 * MEBIBYTE

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 STEPS = (
-    Stepped(model=10.0, environment=0.5, trip=0.001, around=0.002),
-    Stepped(model=30.0, environment=1.5, trip=0.003, around=0.004),
-    Stepped(model=5.0, environment=3.0, trip=0.001, around=0.0),
+    Stepped(model=10.0, environment=0.5, trip=0.001, plain=0.002, around=0.002),
+    Stepped(model=30.0, environment=1.5, trip=0.003, plain=0.003, around=0.004),
+    Stepped(model=5.0, environment=3.0, trip=0.001, plain=0.004, around=0.0),
 )
 ASKED = Asked(rootfs="paper", count=2, speed=4, seconds=20)
 
@@ -51,6 +51,7 @@ def test_the_numbers_are_those_of_a_hand_calculation() -> None:
     found = made()
     assert found.overhead_ms == pytest.approx((3.0, 11 / 3, 7.0))
     assert found.trip_ms == pytest.approx((1.0, 5 / 3, 3.0))
+    assert found.plain_ms == pytest.approx((3.0, 3.0, 4.0)), "no part of ours"
     # of the recorded time of the model, however fast it was here
     assert found.environment_share == pytest.approx(5 / 50)
     assert found.environment_shares == pytest.approx({"a": 2 / 42, "b": 3 / 8})
