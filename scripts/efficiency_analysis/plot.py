@@ -22,17 +22,31 @@ _OURS, _PAPER, _PROGRAMS = "#1f6f8b", "#b0b0b0", "#d1603d"
 
 def _label(axes: Axes, values: Sequence[float], unit: str) -> None:
     for place, value in enumerate(values):
-        text = f"{value:.3g} {unit}"
+        text = f"{value:,.0f} {unit}" if value >= 100 else f"{value:.3g} {unit}"
         axes.annotate(text, (place, value), xytext=(0, 3), textcoords="offset points", ha="center")
     axes.margins(y=0.15)
 
 
+def _bound(axes: Axes, value: float, text: str) -> None:
+    """Draw a line, and say what it is where no bar stands."""
+    axes.axhline(value, color="black", lw=1)
+    axes.annotate(
+        text, (1, value), xycoords=axes.get_yaxis_transform(), xytext=(4, 0),
+        textcoords="offset points", va="center",
+    )  # fmt: skip
+
+
 def _overhead(axes: Axes, found: Report) -> None:
-    parts = (found.trip_ms, found.around_ms, found.overhead_ms)
+    parts = (found.trip_ms, found.around_ms, found.overhead_ms, found.plain_ms)
     values = [part[0] for part in parts]
-    axes.bar(("a command that\ndoes nothing", "all around it", "together"), values, color=_OURS)
-    axes.axhline(MOST_OVERHEAD_MS, color="black", lw=1)
-    axes.annotate(f"bar: {MOST_OVERHEAD_MS:g} ms", (0, MOST_OVERHEAD_MS), va="bottom")
+    names = (
+        "a command that\ndoes nothing",
+        "all around it",
+        "together",
+        "a plain bash,\nthe same time",
+    )
+    axes.bar(names, values, color=(_OURS, _OURS, _OURS, _PAPER))
+    _bound(axes, MOST_OVERHEAD_MS, f"bar: {MOST_OVERHEAD_MS:g} ms")
     _label(axes, values, "ms")
     axes.set_title("Our overhead of a step, median")
 
@@ -41,8 +55,7 @@ def _share(axes: Axes, found: Report) -> None:
     shares = {"all": found.environment_share, **found.environment_shares}
     values = [part * 100 for part in shares.values()]
     axes.bar(list(shares), values, color=_OURS)
-    axes.axhline(PUBLISHED["environment_share"] * 100, color="black", lw=1)
-    axes.annotate("published: below this", (0, 4), va="bottom")
+    _bound(axes, PUBLISHED["environment_share"] * 100, "published:\nbelow this")
     _label(axes, values, "%")
     axes.set_title("Time in the environment")
 

@@ -70,6 +70,9 @@ def test_what_is_told_says_how_it_was_measured() -> None:
     assert "50.0 MB" in text
     assert "met: our overhead" in text
     assert json.loads(json.dumps(made().to_json()))["published"] == PUBLISHED
+    busy = "this host was busy"
+    assert busy not in text
+    assert busy in "\n".join(lines(made(busy_share=0.9)))
     hidden = "\n".join(lines(made(idle_bytes=-5.0, busy_share=None)))
     assert "all told" in hidden
     assert hidden.count("unknown") == 2
