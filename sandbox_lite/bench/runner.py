@@ -214,6 +214,9 @@ class Runner:
 
     async def _episode(self, planned: Planned, row: Row, key: Key) -> None:
         began = time.monotonic()
+        # an earlier start that had faults alone: they were billed, and its line is replaced
+        before = self._ledger.done.get(key)
+        earlier = () if before is None else before.faults
         faults: list[Fault] = []
         while True:
             tried = time.monotonic()
@@ -246,7 +249,7 @@ class Runner:
             answer=attempt.answer,
             score=score,
             fault=attempt.fault,
-            faults=tuple(faults),
+            faults=(*earlier, *faults),
             turns=_turns(attempt),
             spent=attempt.spent,
             waiting_seconds=(ended if attempt.fault else tried) - began,
