@@ -113,7 +113,9 @@ class Episode:
     @property
     def tokens(self) -> int:
         """All it took, spoiled tries included."""
-        return self.spent.tokens + sum(fault.spent.tokens for fault in self.faults)
+        spoiled = sum(fault.spent.tokens for fault in self.faults)
+        # where no try came to an end, the last of the spoiled ones is the one that is told of
+        return spoiled if self.fault is not None else self.spent.tokens + spoiled
 
     def to_json(self) -> Json:
         """Return it as JSON has it."""

@@ -168,6 +168,10 @@ class Runner:
         self._tokens += done.episode.tokens
         self._cost += self._cost_of(done.episode)
         episode = done.episode
+        before = self._ledger.done.get(todo.key)
+        if before is not None:
+            # an earlier start that had faults alone: they were billed, and its line is replaced
+            episode = dataclasses.replace(episode, faults=(*before.faults, *episode.faults))
         if done.artefact is not None:
             kept = await asyncio.to_thread(self._kept, todo, done.artefact)
             episode = dataclasses.replace(episode, artefact=kept)
@@ -193,10 +197,7 @@ class Runner:
 
     def _record(self, name: str, trajectory: Trajectory) -> None:
         with TrajectoryWriter(self._ledger.directory / name) as writer:
-            writer.begin(trajectory)
-            for step in trajectory.steps:
-                writer.step(step)
-            writer.end(trajectory)
+            writer.whole(trajectory)
 
 
 def _record_name(key: Key) -> str:

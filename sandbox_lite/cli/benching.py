@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from sandbox_lite.bench.episode import Episode, Json
     from sandbox_lite.bench.grading import Grading
     from sandbox_lite.bench.plan import Planned, Selection
+    from sandbox_lite.bench.prices import Price
     from sandbox_lite.bench.prompt import Documents
     from sandbox_lite.bench.runner import Ended
     from sandbox_lite.bench.task import Mode, Scorer
@@ -281,6 +282,14 @@ def _throughput(directory: Path, ended: Ended) -> Json | None:
     return None
 
 
+def _price(directory: Path) -> Price | None:
+    """Return by which prices the results of a directory were counted."""
+    with contextlib.suppress(TaskError):
+        found = load_results(directory).get("price")
+        return None if found is None else pricing.Price(**found)
+    return None
+
+
 def _print(found: Json, directory: Path, *, as_json: bool) -> None:
     if as_json:
         emit(found)
@@ -327,7 +336,8 @@ def regraded(
         raise SpecError("the answers stay where they are", hint="name another directory with --out")
     with judging.opened(settings) as (grading, judge):
         header, episodes = regrading.regrade(directory, target, grading, judge=judge, file=data)
-    found = reporting.results(header, episodes, seed=seed)
+    # the tries are the same, and so is what they cost
+    found = reporting.results(header, episodes, seed=seed, price=_price(directory))
     write_json(target / RESULTS, found)
     _print(found, target, as_json=as_json)
     return _code(found, fail_under)

@@ -181,6 +181,9 @@ def test_nothing_begins_when_the_cost_is_reached(cli: Installed) -> None:
     found = results(cli)
     assert (found["complete"], found["spent"]["math"]["plain"]["cost"]) == (True, 176)
     assert found["price"] == {"prompt": 1e6, "completion": 2e6, "currency": "beads"}
+    again = cli.run("bench", "regrade", "out", "--scorer", "paper")
+    assert again.code == 0, again.err
+    assert "176 beads" in again.text
 
 
 @pytest.mark.parametrize(
@@ -327,6 +330,8 @@ def test_faults_that_stay_are_counted_and_not_scored(cli: Installed) -> None:
         again = ended(start(cli, server, "--mode", "sandbox", "--retries", "1"))
     assert again.code == 0, again.err
     assert results(cli)["statistics"]["domains"]["math"]["modes"]["sandbox"]["mean"] == 0.75
+    # what was spoiled before was billed, and is told of still
+    assert results(cli)["counts"]["retried"] == {"model_error": 2}
 
 
 def test_a_killed_sandbox_is_a_fault_and_another_takes_its_place(cli: Installed) -> None:

@@ -47,6 +47,9 @@ def test_what_is_written_comes_back(written: Path) -> None:
     with Ledger(written, EXPERIMENT, {}) as ledger:
         assert tuple(ledger.done.values()) == EPISODES
     assert EPISODES[2].tokens == 6
+    # the try that is told of is the last of the spoiled ones
+    assert episode("d", fault=FAULT, faults=(FAULT, FAULT), spent=FAULT.spent).tokens == 6
+    assert episode("e", faults=(FAULT,), spent=FAULT.spent).tokens == 6
     assert tuple(load_episodes(written).values()) == EPISODES
 
 
