@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import subprocess
     from pathlib import Path
 
-pytestmark = [pytest.mark.timeout(240), pytest.mark.slow]
+pytestmark = pytest.mark.timeout(240)
 
 STATEMENTS = {row.id: row.problem_statement.strip() for row in data.load(tasks.find("demo")).rows}
 ORDER = list(STATEMENTS)
