@@ -18,7 +18,7 @@ import psutil
 from sandbox_lite.agent.trajectory import TrajectoryWriter, now
 from sandbox_lite.bench import rollout
 from sandbox_lite.bench.episode import Episode, Fault
-from sandbox_lite.bench.ledger import stored, write_whole
+from sandbox_lite.bench.ledger import write_whole
 from sandbox_lite.bench.task import Artefact, NoAnswer, Ungraded
 from sandbox_lite.errors import SandboxLiteError
 from sandbox_lite.jail import pressure
@@ -198,16 +198,16 @@ class Runner:
             await asyncio.sleep(min(_LONGEST_PAUSE, pause))
         ended = time.monotonic()
         score: Score | Ungraded | None = None
-        artefact: Artefact | NoAnswer | None = None
-        if attempt.artefact is not None:
-            artefact = await asyncio.to_thread(self._kept, key, row.artefact, attempt.artefact)
         if attempt.answer is not None:
-            score = await self._graded(planned, row, attempt.answer, artefact)
+            score = await self._graded(planned, row, attempt.answer, attempt.artefact)
         graded = time.monotonic()
         trajectory = None
         if attempt.trajectory is not None:
             trajectory = _record_name(key)
             await asyncio.to_thread(self._record, trajectory, attempt.trajectory)
+        artefact: Artefact | NoAnswer | None = None
+        if attempt.artefact is not None:
+            artefact = await asyncio.to_thread(self._kept, key, row.artefact, attempt.artefact)
         episode = Episode(
             key=key,
             problem=row.problem,
@@ -241,14 +241,11 @@ class Runner:
         planned: Planned,
         row: Row,
         answer: Answer | NoAnswer,
-        artefact: Artefact | NoAnswer | None,
+        file: bytes | NoAnswer | None,
     ) -> Score | Ungraded:
         """Return the score; where a grader or a judge fails, the answer is kept without one."""
         loop = asyncio.get_running_loop()
-        grade = functools.partial(
-            self._grading.grade, planned.task, row, answer,
-            file=stored(artefact, self._ledger.directory),
-        )  # fmt: skip
+        grade = functools.partial(self._grading.grade, planned.task, row, answer, file=file)
         tries = 0
         while True:
             try:

@@ -338,6 +338,8 @@ def test_in_their_bounded_process(name: str, tmp_path: Path) -> None:
         right = grading.grade(DEMO, row, none, file=tmp_path / FILES[name])
         assert isinstance(right, Score)
         assert (right.value, right.grader) == (1.0, DEMO.grader(row, "default"))
+        at_once = grading.grade(DEMO, row, none, file=(tmp_path / FILES[name]).read_bytes())
+        assert at_once == right
         lacking = grading.grade(DEMO, row, none, file=none)
         assert isinstance(lacking, Score)
         assert (lacking.value, lacking.verdict) == (0.0, "no file: missing")
