@@ -92,6 +92,13 @@ def make_directories(sandbox: AnyComputer, directories: Sequence[str]) -> Work[N
     (yield from answer(sandbox.run(command))).check()
 
 
+def remaining(steps: int, output_dir: str) -> str:
+    """Return what a model is told of the steps that it has left."""
+    if steps == 1:
+        return f"[1 step remaining: the results must be in {output_dir} now; call `submit`]"
+    return f"[{steps} steps remaining]"
+
+
 class Episode(Generic[_ComputerT, _ChatT]):
     """A model at work in one sandbox, on one task: what `Agent` and `AsyncAgent` have in common."""
 
@@ -154,11 +161,20 @@ class Episode(Generic[_ComputerT, _ChatT]):
         except KeyboardInterrupt:
             pass
         except SandboxLiteError as caught:
-            stop, error = self._reason(caught), caught
+            stop, error = self.reason(caught), caught
         return (yield from self.end_work(stop, error))
 
     def begin_work(self, task: str) -> Work[None]:
         """Return the work of `Agent.begin`."""
+        self.open_record(task)
+        yield from make_directories(self._sandbox, self._prompt.directories)
+
+    def open_record(self, task: str) -> None:
+        """Start the conversation and the record; nothing is asked of the sandbox.
+
+        Raises:
+            HostError: The record could not be written.
+        """
         system, instance = self._prompt.render(task)
         first = [{"role": "system", "content": system}] if system else []
         remaining = self._remaining(self._limits.steps)
@@ -179,7 +195,6 @@ class Episode(Generic[_ComputerT, _ChatT]):
         )
         if self._writer is not None:
             self._writer.begin(self._record)
-        yield from make_directories(self._sandbox, self._prompt.directories)
 
     def _resume(self, record: Trajectory) -> None:
         """Bring the conversation of a record back, whose sandbox is as its last step left it."""
@@ -236,14 +251,15 @@ class Episode(Generic[_ComputerT, _ChatT]):
 
     def _loop(self) -> Work[StopReason]:
         while True:
-            reason = self._limit()
+            reason = self.limit()
             if reason is not None:
                 return reason
             step = yield from self.step_work()
             if any(observation.final for observation in step.observations):
                 return StopReason.SUBMITTED
 
-    def _limit(self) -> StopReason | None:
+    def limit(self) -> StopReason | None:
+        """Return the limit that has been reached, None where another step may be taken."""
         tokens = self._record.tokens
         if self._silent >= self._limits.silent:
             return StopReason.NO_TOOL_CALL
@@ -253,10 +269,11 @@ class Episode(Generic[_ComputerT, _ChatT]):
             tokens.prompt + tokens.completion >= self._limits.tokens
         ):
             return StopReason.TOKEN_LIMIT
-        left = self._seconds_left()
+        left = self.seconds_left()
         return StopReason.TIME_LIMIT if left is not None and left <= 0 else None
 
-    def _seconds_left(self) -> float | None:
+    def seconds_left(self) -> float | None:
+        """Return the seconds until the limit of time, None where there is none."""
         if self._limits.seconds is None:
             return None
         return self._limits.seconds - (time.monotonic() - self._begin_at)
@@ -269,7 +286,7 @@ class Episode(Generic[_ComputerT, _ChatT]):
                     self.messages,
                     tools.schemas(self._context.without),
                     max_tokens=self._budget,
-                    timeout=self._seconds_left(),
+                    timeout=self.seconds_left(),
                 )
                 return (yield from answer(asked))
             except ContextLengthError:
@@ -288,7 +305,7 @@ class Episode(Generic[_ComputerT, _ChatT]):
                 continue
             if self._on_call is not None:
                 self._on_call(call)
-            context = dataclasses.replace(self._context, seconds_left=self._seconds_left())
+            context = dataclasses.replace(self._context, seconds_left=self.seconds_left())
             observations.append((yield from tools.call_work(self._sandbox, call, context)))
 
     def _append(
@@ -331,10 +348,7 @@ class Episode(Generic[_ComputerT, _ChatT]):
         return text.replace("{output_dir}", self._prompt.output_dir) + f"\n\n{remaining}"
 
     def _remaining(self, steps: int) -> str:
-        if steps == 1:
-            where = self._prompt.output_dir
-            return f"[1 step remaining: the results must be in {where} now; call `submit`]"
-        return f"[{steps} steps remaining]"
+        return remaining(steps, self._prompt.output_dir)
 
     def _tokens(self, completion: Completion) -> Tokens:
         usage, environment = completion.usage, 0
@@ -349,11 +363,12 @@ class Episode(Generic[_ComputerT, _ChatT]):
             estimated=usage.estimated,
         )
 
-    def _reason(self, error: SandboxLiteError) -> StopReason:
+    def reason(self, error: SandboxLiteError) -> StopReason:
+        """Return why an episode ends that an error broke off."""
         if isinstance(error, ContextLengthError):
             return StopReason.CONTEXT_FULL
         if isinstance(error, ModelError):
-            left = self._seconds_left()
+            left = self.seconds_left()
             late = left is not None and left <= 0
             return StopReason.TIME_LIMIT if late else StopReason.MODEL_ERROR
         if isinstance(error, SandboxClosedError) and error.expired:
@@ -362,10 +377,16 @@ class Episode(Generic[_ComputerT, _ChatT]):
 
     def end_work(self, stop: StopReason, error: SandboxLiteError | None = None) -> Work[Trajectory]:
         """Return the work of completing the record, which is the last."""
+        return self.close_record(stop, (yield from self._read_answer()), error)
+
+    def close_record(
+        self, stop: StopReason, answer: str | None, error: SandboxLiteError | None = None
+    ) -> Trajectory:
+        """Complete the record with an answer that is known already, and return it."""
         self._record = dataclasses.replace(
             self._record,
             stop=stop,
-            answer=(yield from self._read_answer()),
+            answer=answer,
             error=None if error is None else error.message,
             hint=None if error is None else error.hint,
         )

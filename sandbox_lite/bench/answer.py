@@ -16,10 +16,12 @@ import errno
 from typing import TYPE_CHECKING, Protocol
 
 from sandbox_lite.bench.task import Answer, NoAnswer
-from sandbox_lite.errors import FileAccessError
+from sandbox_lite.errors import FileAccessError, HostError, SandboxClosedError
 from sandbox_lite.spec import KIB, MIB
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from sandbox_lite.bench.task import NoAnswerReason
 
 MAX_BYTES = 64 * KIB
@@ -46,6 +48,17 @@ class AnswerFiles(Protocol):
         """See `Files.read`."""
 
 
+class Stoppable(Protocol):
+    """What is needed of `Sandbox`."""
+
+    @property
+    def files(self) -> AnswerFiles:
+        """See `Sandbox.files`."""
+
+    def still(self) -> AbstractContextManager[None]:
+        """See `Sandbox.still`."""
+
+
 def read_answer(files: AnswerFiles, path: str) -> Answer | NoAnswer:
     """Return the answer in a file of a sandbox, or why there is none.
 
@@ -59,6 +72,19 @@ def read_answer(files: AnswerFiles, path: str) -> Answer | NoAnswer:
     return answer_of_bytes(data)
 
 
+def sealed_answer(sandbox: Stoppable, path: str) -> Answer | NoAnswer:
+    """Return the answer as it is when every process of a sandbox has been stopped.
+
+    Raises:
+        SandboxLiteError: The sandbox failed.
+    """
+    try:
+        with sandbox.still():
+            return read_answer(sandbox.files, path)
+    except (SandboxClosedError, HostError) as error:
+        return unsealed(error)
+
+
 def no_answer(error: FileAccessError, *, most: int = HUGE_BYTES) -> NoAnswer:
     """Return why a file that could not be read holds no answer; `most` bytes were to be read.
 
@@ -69,6 +95,20 @@ def no_answer(error: FileAccessError, *, most: int = HUGE_BYTES) -> NoAnswer:
         raise error
     reason, text = _REASONS[error.errno]
     return NoAnswer(reason=reason, text=text.format(path=error.path, most=most))
+
+
+def unsealed(error: SandboxClosedError | HostError) -> NoAnswer:
+    """Return why the processes of a sandbox could not be stopped for a look at the answer.
+
+    Raises:
+        SandboxClosedError: The same, where the sandbox failed.
+    """
+    if isinstance(error, SandboxClosedError):
+        if not error.expired:
+            raise error
+        return NoAnswer(reason="missing", text="the sandbox's time was over, and its files gone")
+    # its own processes multiply on: were it a fault, that would be a way out of a wrong answer
+    return NoAnswer(reason="unstoppable", text=error.message)
 
 
 def answer_of_bytes(data: bytes) -> Answer | NoAnswer:

@@ -15,6 +15,7 @@ from sandbox_lite.bench.answer import (
     answer_of_bytes,
     answer_of_text,
     no_answer,
+    unsealed,
 )
 from sandbox_lite.bench.episode import ANSWERED, Fault, Spent
 from sandbox_lite.bench.task import NoAnswer
@@ -197,9 +198,6 @@ async def sealed(sandbox: AsyncSandbox, path: str, artefact: str | None = None) 
         SandboxLiteError: The sandbox failed.
     """
 
-    def nothing(none: NoAnswer) -> Left:
-        return Left(answer=none, artefact=None if artefact is None else none)
-
     async def read(name: str, most: int) -> bytes | NoAnswer:
         try:
             return await sandbox.files.read(name, max_bytes=most, follow_links=False)
@@ -210,21 +208,11 @@ async def sealed(sandbox: AsyncSandbox, path: str, artefact: str | None = None) 
         async with sandbox.still():
             data = await read(path, HUGE_BYTES)
             file = None if artefact is None else await read(artefact, ARTEFACT_BYTES)
-    except SandboxClosedError as error:
-        if not error.expired:
-            raise
-        text = "the sandbox's time was over, and its files gone"
-        return nothing(NoAnswer(reason="missing", text=text))
-    except HostError as error:
-        # its own processes multiply on: were it a fault, that would be a way out of a wrong answer
-        return nothing(NoAnswer(reason="unstoppable", text=error.message))
+    except (SandboxClosedError, HostError) as error:
+        none = unsealed(error)
+        return Left(answer=none, artefact=None if artefact is None else none)
     answer = data if isinstance(data, NoAnswer) else answer_of_bytes(data)
     return Left(answer=answer, artefact=file)
-
-
-async def _sealed(sandbox: AsyncSandbox, path: str) -> Answer | NoAnswer:
-    """Return the answer alone, see `sealed`."""
-    return (await sealed(sandbox, path)).answer
 
 
 def _spent(agent: AsyncAgent | None, startup: float, started: float) -> Spent:

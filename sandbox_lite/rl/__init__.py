@@ -1,0 +1,1 @@
+"""Episodes with an outcome reward: an environment for trainers, which knows none of them."""
