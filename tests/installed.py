@@ -104,9 +104,9 @@ def interrupted(process: subprocess.Popen[bytes], number: signal.Signals = signa
     return result
 
 
-def until(true: Callable[[], bool]) -> None:
+def until(true: Callable[[], bool], *, seconds: float = 30.0) -> None:
     """Wait for something, and not for ever."""
-    end = time.monotonic() + 30
+    end = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < end
         time.sleep(0.02)

@@ -17,7 +17,7 @@ import sys
 import tempfile
 import threading
 import time
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from sandbox_lite import errors
@@ -26,6 +26,7 @@ from sandbox_lite.errors import SandboxClosedError, SandboxLiteError, SpecError,
 from sandbox_lite.spec import GIB
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from sandbox_lite.bench.graders.grader import Question
@@ -77,20 +78,23 @@ class BoundedGraders(AbstractContextManager["BoundedGraders"]):
         """
         self._ask({"grader": grader, "question": None}, _START_SECONDS)
 
-    def score(self, grader: str, question: Question, *, file: Path | None = None) -> Verdict:
+    def score(
+        self, grader: str, question: Question, *, file: Path | bytes | None = None
+    ) -> Verdict:
         """Return what a grader finds.
 
         Args:
             grader: Its name.
             question: What it is to look at.
-            file: Where the file is kept that the question asks for.
+            file: The file that the question asks for, or where it is kept.
 
         Raises:
             HostError: One of its libraries lacks.
             TaskError: The file cannot be read; or the grader failed on an answer that it must be
                 able to grade.
         """
-        reply = self._graded(grader, question, file, control=False)
+        with _readable(file) as path:
+            reply = self._graded(grader, question, path, control=False)
         if reply["kind"] == "verdict":
             return Verdict(value=reply["value"], text=reply["text"], details=reply["details"])
         control = self._graded(grader, question, None, control=True)
@@ -115,12 +119,12 @@ class BoundedGraders(AbstractContextManager["BoundedGraders"]):
             raise TaskError(f"{grader} cannot grade this row: {why}")
 
     def _graded(
-        self, grader: str, question: Question, file: Path | None, *, control: bool
+        self, grader: str, question: Question, file: str | None, *, control: bool
     ) -> dict[str, Any]:
         order = {
             "grader": grader,
             "question": dataclasses.asdict(question),
-            "file": None if file is None else str(file.absolute()),
+            "file": file,
             "control": control,
             "timeout": self._timeout,
             "memory_bytes": self._memory_bytes,
@@ -154,6 +158,23 @@ class BoundedGraders(AbstractContextManager["BoundedGraders"]):
             worker = _Worker()
             self._all.add(worker)
             return worker
+
+
+@contextmanager
+def _readable(file: Path | bytes | None) -> Iterator[str | None]:
+    """Yield a path at which another process of ours can read a file."""
+    if not isinstance(file, bytes):
+        yield None if file is None else str(file.absolute())
+        return
+    # in memory: whenever we end, it is gone
+    descriptor = os.memfd_create("artefact", os.MFD_CLOEXEC)
+    try:
+        view = memoryview(file)
+        while view:
+            view = view[os.write(descriptor, view) :]
+        yield f"/proc/{os.getpid()}/fd/{descriptor}"
+    finally:
+        os.close(descriptor)
 
 
 class _Worker:

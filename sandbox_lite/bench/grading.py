@@ -20,6 +20,7 @@ from sandbox_lite.spec import GIB
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
+    from pathlib import Path
 
     from sandbox_lite.agent.model import ModelSettings
     from sandbox_lite.bench.graders.judge import JudgePrompt
@@ -175,7 +176,7 @@ class Grading(AbstractContextManager["Grading"]):
         row: Row,
         answer: Answer | NoAnswer,
         *,
-        file: Path | NoAnswer | None = None,
+        file: bytes | Path | NoAnswer | None = None,
     ) -> Score | Ungraded:
         """Return the score of an answer, or why it has none yet.
 
@@ -183,7 +184,7 @@ class Grading(AbstractContextManager["Grading"]):
             task: Whose.
             row: To which problem.
             answer: The text; where the row asks for a file, that alone counts.
-            file: Where that file is kept, or why there is none.
+            file: That file, or where it is kept, or why there is none.
 
         Raises:
             HostError: A library lacks.
@@ -196,7 +197,7 @@ class Grading(AbstractContextManager["Grading"]):
             # also where there is no answer: zeros alone would be a mean of nothing but failures
             return Ungraded(reason="no judge is named", grader=name)
         if row.artefact:
-            lacking = None if isinstance(file, Path) else file or _NO_FILE
+            lacking = _NO_FILE if file is None else file if isinstance(file, NoAnswer) else None
         else:
             lacking = answer if isinstance(answer, NoAnswer) else None
         if lacking is not None:
@@ -213,8 +214,8 @@ class Grading(AbstractContextManager["Grading"]):
             assert self.judge is not None
             verdict = self.judge.assess(question)
         else:
-            kept = file if row.artefact and isinstance(file, Path) else None
-            verdict = self._bounded.score(name, question, file=kept)
+            made = file if row.artefact and not isinstance(file, NoAnswer) else None
+            verdict = self._bounded.score(name, question, file=made)
         details = dict(verdict.details)
         if text.truncated:
             details["answer_bytes"] = text.size_bytes

@@ -245,9 +245,6 @@ async def sealed(sandbox: AsyncSandbox, path: str, artefact: str | None = None) 
         SandboxLiteError: The sandbox failed.
     """
 
-    def nothing(none: NoAnswer) -> Left:
-        return Left(answer=none, artefact=None if artefact is None else none)
-
     async def read(name: str, most: int) -> bytes | NoAnswer:
         try:
             return await sandbox.files.read(name, max_bytes=most, follow_links=False)
@@ -259,14 +256,10 @@ async def sealed(sandbox: AsyncSandbox, path: str, artefact: str | None = None) 
             data = await read(path, HUGE_BYTES)
             file = None if artefact is None else await read(artefact, ARTEFACT_BYTES)
     except (SandboxClosedError, HostError) as error:
-        return nothing(unsealed(error))
+        none = unsealed(error)
+        return Left(answer=none, artefact=None if artefact is None else none)
     answer = data if isinstance(data, NoAnswer) else answer_of_bytes(data)
     return Left(answer=answer, artefact=file)
-
-
-async def _sealed(sandbox: AsyncSandbox, path: str) -> Answer | NoAnswer:
-    """Return the answer alone, see `sealed`."""
-    return (await sealed(sandbox, path)).answer
 
 
 def _spent(agent: AsyncAgent | None, startup: float, started: float) -> Spent:

@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from sandbox_lite.agent.trajectory import now
@@ -188,10 +186,13 @@ class Trials(AbstractContextManager["Trials"]):
 
     async def _graded(self, todo: Todo, attempt: Attempt) -> Score | Ungraded:
         """Return the score; where a grader or a judge fails, the answer is kept without one."""
+        assert attempt.answer is not None
+        grade = functools.partial(
+            self._grading.grade, todo.task, todo.row, attempt.answer, file=attempt.artefact
+        )
         loop = asyncio.get_running_loop()
         tries = 0
         while True:
-            grade = functools.partial(self._grade, todo, attempt)
             try:
                 return await loop.run_in_executor(self._graders, grade)
             except SandboxLiteError as error:
@@ -200,17 +201,6 @@ class Trials(AbstractContextManager["Trials"]):
                     return Ungraded(reason=f"{GRADING_FAILED}: {error.message}", grader=name)
             tries += 1
             await asyncio.sleep(_pause(tries))
-
-    def _grade(self, todo: Todo, attempt: Attempt) -> Score | Ungraded:
-        assert attempt.answer is not None
-        grade = functools.partial(self._grading.grade, todo.task, todo.row, attempt.answer)
-        if not isinstance(attempt.artefact, bytes):
-            return grade(file=attempt.artefact)
-        # a grader reads a file; the one that is kept is written where the results are
-        with tempfile.TemporaryDirectory(prefix="sandbox-lite-") as directory:
-            file = Path(directory) / Path(todo.row.artefact).name
-            file.write_bytes(attempt.artefact)
-            return grade(file=file)
 
 
 def given_up(todo: Todo) -> Episode:

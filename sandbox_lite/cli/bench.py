@@ -68,7 +68,8 @@ AsJson = Annotated[bool, typer.Option("--json", metavar="", help="Print results.
 @app.command("run")
 def run(
     tasks: Annotated[
-        list[str], typer.Argument(metavar="TASK...", help="math, physics, ...; or module:NAME.")
+        list[str],
+        typer.Argument(metavar="TASK...", help="math, physics, ..., demo; or module:NAME."),
     ],
     mode: Annotated[str, typer.Option(metavar="MODE", help="sandbox, plain or both.")] = "both",
     data: Data = None,

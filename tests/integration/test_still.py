@@ -69,7 +69,7 @@ def test_whoever_cannot_be_stopped_has_no_answer(
         async with AsyncSandbox("minimal") as sandbox:
             await sandbox.run("echo 1 > answer.txt")
             monkeypatch.setattr("sandbox_lite.jail.sandbox.paused", endless)
-            return await rollout._sealed(sandbox, "/testbed/answer.txt")
+            return (await rollout.sealed(sandbox, "/testbed/answer.txt")).answer
 
     found = asyncio.run(run())
     assert isinstance(found, NoAnswer)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import subprocess
     from pathlib import Path
 
-pytestmark = [pytest.mark.timeout(240), pytest.mark.slow]
+pytestmark = pytest.mark.timeout(240)
 
 STATEMENTS = {row.id: row.problem_statement.strip() for row in data.load(tasks.find("demo")).rows}
 ORDER = list(STATEMENTS)
@@ -202,10 +202,10 @@ def test_scores_tokens_and_statistics_are_those_of_a_hand_calculation(cli: Insta
     for truth in ("ground_truth", "closed_on", "frame_seconds", "graded_by"):
         assert truth not in told
     # without a model the same answers and files have the same scores, once more from there
-    again = cli.run("bench", "regrade", "out", "--out", "again")
+    again = finished(cli.start("bench", "regrade", "out", "--out", "again"))
     assert again.code == 0, again.err
     check_whole(cli, "again")
-    third = cli.run("bench", "regrade", "again", "--out", "third")
+    third = finished(cli.start("bench", "regrade", "again", "--out", "third"))
     assert third.code == 0, third.err
     check_whole(cli, "third")
 
@@ -221,7 +221,10 @@ def test_killed_half_way_and_started_again_it_gives_the_same(cli: Installed) -> 
     with ModelServer(slow) as server:
         process = start(cli, server, "--concurrency", "1")
         # four files, and two texts both ways
-        until(lambda: bool(server.requests) and name_of(server.requests[-1]) == "physics")
+        until(
+            lambda: bool(server.requests) and name_of(server.requests[-1]) == "physics",
+            seconds=100,
+        )
         children = psutil.Process(process.pid).children(recursive=True)
         os.kill(process.pid, signal.SIGKILL)
         process.communicate()

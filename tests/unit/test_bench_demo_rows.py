@@ -90,9 +90,13 @@ def test_the_truth_of_physics() -> None:
 
 def test_the_truth_of_chem() -> None:
     """The numbers of all substances follow from the balance of each element."""
-    left = ({"K": 4, "Fe": 1, "C": 6, "N": 6}, {"K": 1, "Mn": 1, "O": 4}, {"H": 2, "S": 1, "O": 4})
-    right = ({"K": 1, "H": 1, "S": 1, "O": 4}, {"Fe": 2, "S": 3, "O": 12}, {"Mn": 1, "S": 1, "O": 4},
-             {"H": 1, "N": 1, "O": 3}, {"C": 1, "O": 2}, {"H": 2, "O": 1})  # fmt: skip
+    formulas = ("K4 Fe1 C6 N6", "K1 Mn1 O4", "H2 S1 O4",
+                "K1 H1 S1 O4", "Fe2 S3 O12", "Mn1 S1 O4", "H1 N1 O3", "C1 O2", "H2 O1")  # fmt: skip
+    substances = [
+        {part.rstrip("0123456789"): int(part.lstrip("CFHKMNOSen")) for part in one.split()}
+        for one in formulas
+    ]
+    left, right = substances[:3], substances[3:]
     elements = sorted({name for one in left + right for name in one})
     rows = [
         [Fraction(one.get(e, 0)) for one in left] + [Fraction(-one.get(e, 0)) for one in right]

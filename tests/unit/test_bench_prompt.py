@@ -55,6 +55,7 @@ def test_ours_say_all_that_is_needed(task: str) -> None:
         ("math", r"\boxed{}"), ("physics", r"\boxed{first, second}"), ("chem", "the letter"),
         ("biomed", "the letter"), ("context", "separated by commas"),
         ("long_context", "short plain text"), ("instruct_follow", "exactly the text"),
+        ("demo", "the form that the question asks for"),
     ],
 )  # fmt: skip
 def test_each_task_says_the_form_of_its_answer(task: str, words: str) -> None:

@@ -120,12 +120,12 @@ def test_animations_that_are_not_what_was_asked_for(
     ("old", "new", "why"),
     [
         ("LEVEL = 16000, 12000", "LEVEL = 16000, 1500", "loudness"),
-        ("/ 1.4", "* 4) if 0 else max(-32768, min(32767, int(LEVEL * 9 * math.sin(turn)))", "clipped"),
+        ("/ 1.4", ") if 0 else max(-32768, min(32767, int(9 * LEVEL * math.sin(turn)))", "clipped"),
         ("G4 C4\"", "G4 C5\"", "ends on C4"),
         ("E4 F4 D4 B4", "E4 F4 E4 E4", None),
         ("C4 E4 G4 C5 A4", "C4 E4 G4 B4 A4", "begins with"),
         ("(0, 2, 4, 5, 7, 9, 11, 12)", "(0, 2, 4, 6, 7, 9, 11, 12)", "naturals"),
-        ("C4 E4 G4 C5 A4 F4 D4 G4 E4 F4 D4 B4 C5 A4 G4 C4", "C4 E4 G4 C5 C4 E4 G4 C5 C4 E4 G4 C5 C4 E4 G4 C4",
+        ("A4 F4 D4 G4 E4 F4 D4 B4 C5 A4 G4 C4", "C4 E4 G4 C5 C4 E4 G4 C5 C4 E4 G4 C4",
          "6 different"),
         ("fade = ", "fade = 0 if name in ('A4', 'F4') else ", "silent"),
         ("hertz = 440", "hertz = 432 * 0.93", "begins with"),
@@ -186,7 +186,7 @@ def test_a_stereo_tune_of_another_rate_is_right(tmp_path: Path) -> None:
         ("<text x=", '<text display="none" x=', "it says"),
         ("<text x=", '<text fill-opacity="1" style="visibility: hidden" x=', "it says"),
         ('fill="#3a1a05">', 'fill="none">', "it says"),
-        ("<svg ", '<!DOCTYPE svg [<!ENTITY a "b">]><svg ', "document type"),
+        ("<svg ", '<!DOCTYPE svg [<!ENTITY a "b">]><svg ', "declares entities"),
         ("http://www.w3.org/2000/svg", "http://example.org/svg", "no svg"),
         ('"".join(shapes + texts)', '"<defs>" + "".join(shapes + texts) + "</defs>"', "it says"),
         ("17 October", "18 October", "it says 17 October"),
@@ -277,7 +277,7 @@ def test_texts_and_their_traps(name: str, text: str, value: int) -> None:
 def frames(images: list[Image.Image], **options: object) -> bytes:
     sink = io.BytesIO()
     first, *rest = images
-    first.save(sink, "GIF", save_all=True, append_images=rest, **options)  # type: ignore[arg-type]
+    first.save(sink, "GIF", save_all=True, append_images=rest, **options)
     return sink.getvalue()
 
 
@@ -338,6 +338,8 @@ def test_in_their_bounded_process(name: str, tmp_path: Path) -> None:
         right = grading.grade(DEMO, row, none, file=tmp_path / FILES[name])
         assert isinstance(right, Score)
         assert (right.value, right.grader) == (1.0, DEMO.grader(row, "default"))
+        at_once = grading.grade(DEMO, row, none, file=(tmp_path / FILES[name]).read_bytes())
+        assert at_once == right
         lacking = grading.grade(DEMO, row, none, file=none)
         assert isinstance(lacking, Score)
         assert (lacking.value, lacking.verdict) == (0.0, "no file: missing")

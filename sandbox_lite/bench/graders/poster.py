@@ -27,8 +27,8 @@ def score(question: Question) -> Verdict:
     wanted = json.loads(question.truth)
     try:
         text = (question.file or b"").decode()
-        if re.search(r"<!(?:DOCTYPE|ENTITY)", text, re.IGNORECASE):
-            return wrong("it declares a document type, which a picture does not need")
+        if "<!ENTITY" in text:
+            return wrong("it declares entities, which a picture does not need")
         root = ElementTree.fromstring(text)
     except (ElementTree.ParseError, ValueError) as error:
         return wrong(f"the file is no SVG that can be read: {error}")
