@@ -87,7 +87,8 @@ def read(path: Path) -> Page:
 
 def test_it_says_what_the_results_say(tmp_path: Path) -> None:
     more = {
-        "cost": 1.25, "tool_use": {"network": 1, "files": 2, "computation": 3, "other": 0},
+        "cost": 1.25,
+        "tool_use": {"calls": 5, "network": 1, "files": 2, "computation": 3, "other": 0},
         "memory_bytes": {"mean": 2**20, "most": 2**21, "sandboxes": 4},
     }  # fmt: skip
     path = report.write(stored(tmp_path, PAIRS, more))
@@ -96,7 +97,8 @@ def test_it_says_what_the_results_say(tmp_path: Path) -> None:
     words = " ".join(page.text.split())
     for what in (
         "sandbox 0.750", "plain 0.250", "+0.500 [", "0.5 mcnemar", "4,000", "1,200", "1.25",
-        "1 network, 2 files, 3 computation, 0 other", "1.0 MiB, at most 2.0 MiB", "0123abcd",
+        "1.25 calls", "1 network, 2 files, 3 computation, 0 other",
+        "1.0 MiB, at most 2.0 MiB", "0123abcd",
         "1.0 GiB, held by kernel", "ours def", "sandbox-lite", "minimal sha256:1",
     ):  # fmt: skip
         assert what in words or what.replace(" ", "") in words.replace(" ", ""), what

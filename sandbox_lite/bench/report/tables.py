@@ -98,7 +98,7 @@ def scores(results: Json) -> tuple[Score, ...]:
             parts=tuple(
                 f"{spent['seconds'][name] / max(1, spent['episodes']):,.2f}" for name in SECONDS
             ),
-            cost=_cost(spent.get("cost")),
+            cost=_cost(spent.get("cost"), results.get("price")),
             tools=_tools(tool_use(results, task, mode)),
             memory=_size(spent.get("memory_bytes")),
             disk=_size(spent.get("disk_bytes")),
@@ -174,10 +174,10 @@ def plots(results: Json) -> tuple[Markup | str, ...]:
             SECONDS, title="Seconds of one episode", unit="s",
         ),
         charts.bars(
-            [_bar(f"{task}, {mode}", use, TOOLS, spent["episodes"])
+            [_tool_bar(f"{task}, {mode}", use, spent["episodes"])
              for task, mode, spent, _ in groups
              if (use := tool_use(results, task, mode)) is not None],
-            TOOLS, title="Tool calls of one episode, by what they are for", unit="calls",
+            TOOLS, title="What tools were used for in one episode", unit="uses",
         ),
     )  # fmt: skip
 
@@ -219,6 +219,12 @@ def _bar(label: str, values: Json, names: tuple[str, ...], episodes: int) -> cha
     return charts.Bar(label=label, parts=tuple(one and one / each for one in parts))
 
 
+def _tool_bar(label: str, use: Json, episodes: int) -> charts.Bar:
+    """Return a bar by kind; one call may be of several, so their sum is not the calls."""
+    note = f"{use['calls'] / max(1, episodes):.3g} calls" if use.get("calls") else ""
+    return charts.Bar(label=label, parts=_bar(label, use, TOOLS, episodes).parts, note=note)
+
+
 def _each(total: float, episodes: int) -> str:
     return UNKNOWN if not episodes else f"{total / episodes:,.1f}"
 
@@ -227,8 +233,11 @@ def _count(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else UNKNOWN
 
 
-def _cost(value: Any) -> str:
-    return f"{value:,.4g}" if isinstance(value, (int, float)) else UNKNOWN
+def _cost(value: Any, price: Any) -> str:
+    if not isinstance(value, (int, float)):
+        return UNKNOWN
+    currency = price.get("currency", "") if isinstance(price, dict) else ""
+    return f"{value:,.4g} {currency}".strip()
 
 
 def _size(value: Any) -> str:
