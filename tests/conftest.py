@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import socket
 from pathlib import Path
@@ -27,6 +28,12 @@ if TYPE_CHECKING:
 
 MUST_WORK = os.environ.get("SANDBOX_LITE_MUST_WORK") == "1"
 """Set in CI: what the host lacks is then a failure, never a skip."""
+
+collect_ignore = [] if importlib.util.find_spec("trl") else ["rl"]
+"""They have a stage of their own in the gate: tests/rl/run."""
+
+collect_ignore += [] if importlib.util.find_spec("verl") else ["verl"]
+"""And these are run by hand: tests/verl/run."""
 
 ALLOWED_SKIPS: dict[str, str] = {
     "an ordinary user": "root may read and write everything; CI runs every test as a user as well",
