@@ -185,7 +185,8 @@ class SandboxAgentLoop(_LOOPS.AgentLoopBase):  # type: ignore[misc,name-defined]
                 request_id=name, prompt_ids=rollout.ids, sampling_params=sampling_params
             )
             rollout.generating += time.monotonic() - began
-            rollout.preempted = max(rollout.preempted, said.num_preempted or -1)
+            if said.num_preempted is not None:
+                rollout.preempted = max(rollout.preempted, 0) + said.num_preempted
             rollout.extra |= said.extra_fields if not rollout.extra else _newer(said.extra_fields)
             known = said.log_probs or None
             if rollout.logprobs is None and known and not rollout.mask:

@@ -182,6 +182,7 @@ def test_tokens_mask_and_reward(run: Any, tokenizer: Any) -> None:
     assert len(server.requests) == 1
     assert output.num_turns == 4
     assert output.metrics.tool_calls > 0
+    assert output.metrics.num_preempted == 0
     assert output.extra_fields["max_global_steps"] == 9
     assert output.extra_fields["reward_extra_info"] == {
         "score": 1.0, "masked": 0.0, "overlong": 0.0,
