@@ -27,6 +27,7 @@ from sandbox_lite.rl.env import (
     Cold,
     Forks,
     SandboxEnv,
+    Start,
     Warm,
     actions_of,
 )
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from sandbox_lite.jail.sandbox import Sandbox
-    from sandbox_lite.rl.env import Start
     from tests.faces import FaceName
 
 pytestmark = pytest.mark.timeout(60)
@@ -319,10 +319,13 @@ def test_forks_of_one_prepared_sandbox(
     home: Path, face: FaceName, grading: Grading, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prepared: list[str] = []
-    real = Forks._prepared
-    monkeypatch.setattr(
-        Forks, "_prepared", lambda self, start: prepared.append(start.key) or real(self, start)
-    )
+    real = Start.prepare
+
+    def prepare(start: Start, sandbox: Sandbox) -> None:
+        prepared.append(start.key)
+        real(start, sandbox)
+
+    monkeypatch.setattr(Start, "prepare", prepare)
     other = Row(id="2", problem_statement="?", ground_truth="2", domain="instruct_pretrain")
     with Forks(groups=1) as forks, contextlib.ExitStack() as stack:
         group = [stack.enter_context(faces.env(face, settings(grading), forks)) for _ in range(3)]

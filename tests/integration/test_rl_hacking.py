@@ -241,13 +241,16 @@ main()
 """
 
 
-def _cgroups() -> set[str]:
-    return {str(path) for path in Path("/sys/fs/cgroup").glob("**/*sandbox-lite*") if path.is_dir()}
+def _cgroups(pid: int) -> list[str]:
+    """Return those of a program, in any hierarchy; others' come and go meanwhile."""
+    walk = os.walk("/sys/fs/cgroup")
+    mine = f"sandbox-lite-{pid}-"
+    return [f"{top}/{name}" for top, names, _ in walk for name in names if name.startswith(mine)]
 
 
 @pytest.mark.parametrize("end", ["end", "killed"])
 def test_nothing_is_left_of_a_training(home: Path, end: str) -> None:
-    before, groups = mounts(), _cgroups()
+    before = mounts()
     worker = subprocess.Popen(
         [sys.executable, "-c", WORKER, end],
         stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2],
@@ -269,4 +272,4 @@ def test_nothing_is_left_of_a_training(home: Path, end: str) -> None:
     nests.SHARED.close()
     assert wait_until(lambda: not list(places.run_dir().glob(f"{worker.pid}-*")), 5)
     assert mounts() == before
-    assert wait_until(lambda: _cgroups() <= groups, 5), _cgroups() - groups
+    assert wait_until(lambda: not _cgroups(worker.pid), 5), _cgroups(worker.pid)
