@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from sandbox_lite.errors import SpecError
-from sandbox_lite.rl import data as training
 
 if TYPE_CHECKING:
     from typing import Literal
@@ -77,6 +76,8 @@ def make(
       sandbox-lite rl data --out rows --documents docs --questions q.jsonl
       sandbox-lite rl data --out text --baseline text-only --format trl
     """
+    from sandbox_lite.rl import data as training
+
     if (documents is None) != (questions is None):
         raise SpecError("--documents and --questions go together", hint="name both")
     if data is not None and documents is not None:
