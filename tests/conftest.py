@@ -32,6 +32,9 @@ MUST_WORK = os.environ.get("SANDBOX_LITE_MUST_WORK") == "1"
 collect_ignore = [] if importlib.util.find_spec("trl") else ["rl"]
 """They have a stage of their own in the gate: tests/rl/run."""
 
+collect_ignore += [] if importlib.util.find_spec("verl") else ["verl"]
+"""And these are run by hand: tests/verl/run."""
+
 ALLOWED_SKIPS: dict[str, str] = {
     "an ordinary user": "root may read and write everything; CI runs every test as a user as well",
     "numbers of x86-64": "the filters of both machines are tested by an interpreter as well",

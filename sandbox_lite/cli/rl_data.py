@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from sandbox_lite.errors import SpecError
-from sandbox_lite.rl import data as training
 
 if TYPE_CHECKING:
     from typing import Literal
@@ -51,6 +50,9 @@ def make(
     limit: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="At most so many rows, drawn.")
     ] = None,
+    turns: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Of an episode, as the prompt tells.")
+    ] = 100,
     seed: Annotated[int, typer.Option(metavar="N", help="Of every random draw.")] = 0,
     prompts: Annotated[
         str, typer.Option(metavar="WHICH", help="ours, paper, or a directory.")
@@ -71,9 +73,11 @@ def make(
     \b
     Examples:
       sandbox-lite rl data --out rows --distractors 3
-      sandbox-lite rl data --out rows --documents handbook --questions questions.jsonl
+      sandbox-lite rl data --out rows --documents docs --questions q.jsonl
       sandbox-lite rl data --out text --baseline text-only --format trl
     """
+    from sandbox_lite.rl import data as training
+
     if (documents is None) != (questions is None):
         raise SpecError("--documents and --questions go together", hint="name both")
     if data is not None and documents is not None:
@@ -81,12 +85,6 @@ def make(
     own = data or documents
     if own is not None and (revision is not None or offline):
         raise SpecError("--revision and --offline are for the published set", hint="leave them out")
-    if documents is not None and questions is not None:
-        rows = training.from_documents(documents, questions)
-    elif data is not None:
-        rows = training.from_file(data)
-    else:
-        rows = training.published(revision=revision, offline=offline)
     settings = training.DataSettings(
         forms=tuple(dict.fromkeys(word.strip() for word in form.split(",") if word.strip())),
         baseline=cast("Baseline", baseline),
@@ -95,7 +93,15 @@ def make(
         distractors=distractors,
         section_bytes=section_bytes,
         limit=limit,
+        turns=turns,
     )
+    training.check(out)
+    if documents is not None and questions is not None:
+        rows = training.from_documents(documents, questions)
+    elif data is not None:
+        rows = training.from_file(data)
+    else:
+        rows = training.published(revision=revision, offline=offline)
     made = training.write(rows, out, settings, prompts=_prompts(prompts))
     print(f"{made.train} rows to train on, {made.validation} to validate, in {made.folder}:")
     for name in (*made.files, training.MANIFEST):

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, get_args
 
 from sandbox_lite import __version__
+from sandbox_lite.agent.episode import remaining
 from sandbox_lite.bench import data, prompt, tasks
 from sandbox_lite.errors import HostError, SpecError, TaskError
 from sandbox_lite.rl import formats, questions, sections
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from typing import Literal
 
     from sandbox_lite.bench.data import Rows
-    from sandbox_lite.bench.prompt import TaskPrompts
+    from sandbox_lite.bench.prompt import Documents, TaskPrompts
     from sandbox_lite.bench.task import Row
 
 MANIFEST = "manifest.json"
@@ -48,6 +49,8 @@ class DataSettings:
     """A longer document becomes several files; 0 leaves it whole."""
     limit: int | None = None
     """Of rows, drawn by the seed."""
+    turns: int = 100
+    """Of an episode, as the prompt tells the policy; the environment's limit must be the same."""
 
     def __post_init__(self) -> None:
         unknown = [name for name in self.forms if name not in FORMATS]
@@ -62,6 +65,8 @@ class DataSettings:
             raise SpecError(f"a share of {self.validation}", hint="--validation is 0 to 0.9")
         if self.distractors < 0 or self.section_bytes < 0 or (self.limit or 1) < 1:
             raise SpecError("a negative number of distractors, bytes or rows", hint="0 is none")
+        if self.turns < 1:
+            raise SpecError(f"an episode of {self.turns} turns", hint="one or more")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,6 +95,16 @@ def from_documents(folder: Path, asked: Path) -> Rows:
     return questions.rows_of(folder, asked, _TASK)
 
 
+def check(out: Path) -> None:
+    """Look before rows are fetched whether they can go there.
+
+    Raises:
+        SpecError: It is a file, or a folder that holds something.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise SpecError(f"{out} is not empty", hint="name a new folder with --out")
+
+
 def write(
     rows: Rows,
     out: Path,
@@ -111,11 +126,11 @@ def write(
         TaskError: The rows do not allow what was asked for.
     """
     settings = settings or DataSettings()
-    if out.is_dir() and any(out.iterdir()):
-        raise SpecError(f"{out} is not empty", hint="name a new folder with --out")
+    check(out)
     texts = prompt.load(_TASK, prompts)
     made = dict(_examples(rows.rows, settings, texts))
-    part = out.with_name(f".{out.name}.{secrets.token_hex(4)}")
+    place = out.absolute()
+    part = place.with_name(f".{place.name}.{secrets.token_hex(4)}")
     try:
         part.mkdir(parents=True)
         files = []
@@ -127,7 +142,7 @@ def write(
                 files.append(_file(path, len(examples)))
         manifest = _manifest(rows, settings, texts, made) | {"files": files}
         (part / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
-        part.rename(out)  # also onto a folder that is empty
+        part.rename(place)  # also onto a folder that is empty
     except OSError as error:
         raise HostError(
             f"training rows cannot be written to {out}: {error.strerror or error}",
@@ -159,7 +174,7 @@ def _examples(
         yield side, tuple(
             _example(
                 pool.beside(row, own, settings.distractors, settings.seed),
-                settings.baseline, texts, side, index,
+                settings, texts, side, index,
             )
             for index, (row, own) in enumerate(zip(whole, sources, strict=True))
         )  # fmt: skip
@@ -191,14 +206,18 @@ def _in_sections(row: Row, max_bytes: int) -> Row:
     return dataclasses.replace(row, input_files=files)
 
 
-def _example(row: Row, baseline: Baseline, texts: TaskPrompts, split: str, index: int) -> Example:
+def _example(
+    row: Row, settings: DataSettings, texts: TaskPrompts, split: str, index: int
+) -> Example:
     """Return a row with what the policy reads; the baselines differ in where its documents are."""
-    if baseline == "none":
-        system, user = texts.sandbox.render(texts.statement(row, "files"))
-    elif baseline == "context-in-prompt":
-        system, user = texts.sandbox.render(texts.statement(row, "prompt"))
-    else:
+    baseline = settings.baseline
+    if baseline == "text-only":
         system, user = texts.plain(row)
+    else:
+        place: Documents = "files" if baseline == "none" else "prompt"
+        system, user = texts.sandbox.render(texts.statement(row, place))
+        # as an episode begins: it tells what is left
+        user += f"\n\n{remaining(settings.turns, texts.sandbox.output_dir)}"
     if baseline != "none":
         row = dataclasses.replace(
             row, problem_statement=texts.statement(row, "prompt"), input_files={}

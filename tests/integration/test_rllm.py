@@ -20,9 +20,11 @@ from sandbox_lite.adapters import rllm
 from sandbox_lite.adapters.rllm import environment as environments
 from sandbox_lite.agent.episode import AgentLimits
 from sandbox_lite.agent.tools import ToolContext
-from sandbox_lite.bench import prompt, tasks
+from sandbox_lite.bench import data, prompt, tasks
+from sandbox_lite.bench.data import DataOrigin, Rows
 from sandbox_lite.bench.grading import Grading
 from sandbox_lite.errors import HostError, LaunchError, SpecError
+from sandbox_lite.rl import data as training
 from sandbox_lite.rl.env import Cold, EnvSettings
 
 if TYPE_CHECKING:
@@ -188,6 +190,20 @@ def test_the_right_answer_is_rewarded_and_the_wrong_one_is_not(made: Any) -> Non
     env, _, trajectory = rollout(engine, made(), says(COPY.format("k4")), SUBMIT)
     assert trajectory.reward == 0.0
     assert env.env.info.score.value == 0.0
+
+
+def test_an_episode_begins_with_the_very_prompt_of_the_training_rows(
+    made: Any, tmp_path: Path
+) -> None:
+    rows = Rows(rows=(data.row_of(ENTRY, "context", "row"),), origin=DataOrigin(name="test"))
+    settings = training.DataSettings(forms=("trl", "verl"), validation=0, turns=7)
+    written = training.write(rows, tmp_path / "rows", settings)
+    env = made(steps=7).from_dict(ENTRY)
+    _, info = env.reset()
+    env.close()
+    for name in written.files:
+        (record,) = data.fields_of(written.folder / name)
+        assert record["prompt"] == info["messages"]
 
 
 def test_the_engine_zeroes_what_it_cut_short_and_knows_the_score(made: Any) -> None:

@@ -46,9 +46,7 @@ class SandboxEnvironment:
         """
         settings = settings or self.settings
         if settings is None:
-            raise SpecError(
-                "no settings", hint="make one with from_dict, or a class with environment_of"
-            )
+            raise SpecError("no settings", hint="use from_dict or environment_of")
         self.entry = dict(entry)
         self._row = data.row_of(self.entry, settings.task.name, "a row of rllm")
         self._env = SandboxEnv(settings, source=self.source)
