@@ -29,6 +29,7 @@ from sandbox_lite.spec import (
     Publish,
     PublishedPort,
     SandboxSpec,
+    Usage,
 )
 
 if TYPE_CHECKING:
@@ -165,56 +166,35 @@ class TrajectoryWriter(AbstractContextManager["TrajectoryWriter"]):
     def __exit__(self, *args: object) -> None:
         self.close()
 
+    def whole(self, trajectory: Trajectory) -> None:
+        """Write a run that is over: all its lines together wait for the disk once."""
+        self._write(
+            [_header(trajectory), *map(_step_line, trajectory.steps), _end_line(trajectory)]
+        )
+
     def begin(self, trajectory: Trajectory) -> None:
         """Write the header; steps and end of `trajectory` are not looked at."""
-        spec = trajectory.spec
-        self._line(
-            {
-                "kind": "header",
-                "format": FORMAT,
-                "version": sandbox_lite.__version__,
-                "started": trajectory.started or now(),
-                "task": trajectory.task,
-                "model": trajectory.model,
-                "system_prompt": trajectory.system_prompt,
-                "instance_prompt": trajectory.instance_prompt,
-                "directories": trajectory.directories,
-                "spec": None if spec is None else _spec_json(spec),
-                "enforcement": trajectory.enforcement
-                and dataclasses.asdict(trajectory.enforcement),
-            }
-        )
+        self._write([_header(trajectory)])
 
     def step(self, step: Step) -> None:
         """Write one step."""
-        self._line({"kind": "step", **dataclasses.asdict(step)})
+        self._write([_step_line(step)])
 
     def end(self, trajectory: Trajectory) -> None:
         """Write why the run stopped, and the totals."""
-        self._line(
-            {
-                "kind": "end",
-                "stop": trajectory.stop,
-                "answer": trajectory.answer,
-                "error": trajectory.error,
-                "hint": trajectory.hint,
-                "steps": len(trajectory.steps),
-                "tokens": dataclasses.asdict(trajectory.tokens),
-                "seconds": dataclasses.asdict(trajectory.seconds),
-            }
-        )
+        self._write([_end_line(trajectory)])
 
     def close(self) -> None:
         """Close the file."""
         self._file.close()
 
-    def _line(self, data: Json) -> None:
-        text = json.dumps(data, ensure_ascii=False, default=str) + "\n"
+    def _write(self, lines: Iterable[Json]) -> None:
+        text = "".join(json.dumps(one, ensure_ascii=False, default=str) + "\n" for one in lines)
         # a lone surrogate becomes the escape that JSON has for it
-        line = memoryview(text.encode(errors="backslashreplace"))
+        left = memoryview(text.encode(errors="backslashreplace"))
         try:
-            while line:
-                line = line[self._file.write(line) :]
+            while left:
+                left = left[self._file.write(left) :]
             os.fsync(self._file.fileno())
         except OSError as error:
             if error.errno != errno.EINVAL:  # a pipe knows no fsync
@@ -225,6 +205,40 @@ class TrajectoryWriter(AbstractContextManager["TrajectoryWriter"]):
             f"cannot write {self.path}: {error.strerror}",
             hint="free some space, or name another directory for the run",
         )
+
+
+def _header(trajectory: Trajectory) -> Json:
+    spec = trajectory.spec
+    return {
+        "kind": "header",
+        "format": FORMAT,
+        "version": sandbox_lite.__version__,
+        "started": trajectory.started or now(),
+        "task": trajectory.task,
+        "model": trajectory.model,
+        "system_prompt": trajectory.system_prompt,
+        "instance_prompt": trajectory.instance_prompt,
+        "directories": trajectory.directories,
+        "spec": None if spec is None else _spec_json(spec),
+        "enforcement": trajectory.enforcement and dataclasses.asdict(trajectory.enforcement),
+    }
+
+
+def _step_line(step: Step) -> Json:
+    return {"kind": "step", **dataclasses.asdict(step)}
+
+
+def _end_line(trajectory: Trajectory) -> Json:
+    return {
+        "kind": "end",
+        "stop": trajectory.stop,
+        "answer": trajectory.answer,
+        "error": trajectory.error,
+        "hint": trajectory.hint,
+        "steps": len(trajectory.steps),
+        "tokens": dataclasses.asdict(trajectory.tokens),
+        "seconds": dataclasses.asdict(trajectory.seconds),
+    }
 
 
 def now() -> str:
@@ -309,9 +323,7 @@ def _enforcement(data: Json) -> Enforcement:
 def _step(line: Json) -> Step:
     parts: Json = {
         "calls": tuple(ToolCall(**_known(ToolCall, item)) for item in line["calls"]),
-        "observations": tuple(
-            Observation(**_known(Observation, item)) for item in line["observations"]
-        ),
+        "observations": tuple(_observation(item) for item in line["observations"]),
         "tokens": Tokens(**_known(Tokens, line["tokens"])),
         "seconds": Seconds(**_known(Seconds, line["seconds"])),
     }
@@ -319,6 +331,12 @@ def _step(line: Json) -> Step:
         NetworkRequest(**_known(NetworkRequest, item)) for item in line.get("requests") or ()
     )
     return Step(**(_known(Step, line) | parts))
+
+
+def _observation(data: Json) -> Observation:
+    usage = data.get("usage")
+    parts: Json = {"usage": usage and Usage(**_known(Usage, usage))}
+    return Observation(**(_known(Observation, data) | parts))
 
 
 def _known(kind: type, data: Json) -> Json:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from sandbox_lite.bench.task import Answer, NoAnswer, Score, Ungraded
+from sandbox_lite.bench.tool_use import ToolUse
 
 if TYPE_CHECKING:
     from sandbox_lite.bench.task import Mode
@@ -47,6 +48,10 @@ class Spent:
     startup_seconds: float = 0.0
     """Until the sandbox was there, with its documents."""
     total_seconds: float = 0.0
+    peak_memory_bytes: int | None = None
+    """The most that a command had its sandbox take, see `Usage`; None where nobody told."""
+    disk_bytes: int | None = None
+    """The most that was in use of its disk at the end of a command; None where nobody told."""
 
     @property
     def tokens(self) -> int:
@@ -91,6 +96,8 @@ class Episode:
     waiting_seconds: float = 0.0
     """Spoiled tries, and the pauses after them."""
     grading_seconds: float = 0.0
+    tool_use: ToolUse | None = None
+    """Of the try that counts; None where that had no tools."""
     trajectory: str | None = None
     """File below the directory of the results."""
     ended: str = ""
@@ -121,6 +128,7 @@ class Episode:
             ValueError: See there.
         """
         names = {one.name for one in dataclasses.fields(Key)}
+        used = data.get("tool_use")
         rest = {name: value for name, value in data.items() if name not in names}
         return Episode(
             **(
@@ -132,6 +140,7 @@ class Episode:
                     "fault": None if data["fault"] is None else _fault(data["fault"]),
                     "faults": tuple(_fault(one) for one in data["faults"]),
                     "spent": Spent(**data["spent"]),
+                    "tool_use": used and ToolUse(**used),
                 }
             )
         )

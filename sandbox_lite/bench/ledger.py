@@ -162,6 +162,24 @@ def load_header(directory: Path) -> Json:
     return header
 
 
+def load_results(directory: Path) -> Json:
+    """Return what `results.json` of a directory holds.
+
+    Raises:
+        TaskError: It cannot be read, or is none.
+    """
+    path = directory / RESULTS
+    try:
+        data: Any = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(data, dict):
+            raise ValueError("it is no object")
+    except (OSError, ValueError) as error:
+        raise TaskError(
+            f"{path} holds no results: {error}", hint="name the --out of a bench"
+        ) from error
+    return data
+
+
 def load_episodes(directory: Path) -> dict[Key, Episode]:
     """Return the last line of each episode; a torn last line is left out.
 

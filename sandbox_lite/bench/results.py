@@ -11,15 +11,19 @@ from typing import TYPE_CHECKING
 import sandbox_lite
 from sandbox_lite.bench import statistics
 from sandbox_lite.bench.task import Ungraded
+from sandbox_lite.bench.tool_use import ToolUse
 from sandbox_lite.bench.trial import GRADING_FAILED
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from sandbox_lite.bench.episode import Episode, Json
+    from sandbox_lite.bench.prices import Price
 
 MOST_FAULTS = 0.05
 """Share of episodes that may end in a fault of the server or the machine."""
+
+UNKNOWN = "unknown"
 
 _PACKAGES = (
     "openai", "math-verify", "sympy", "latex2sympy2-extended", "rouge-score", "numpy", "scipy",
@@ -38,7 +42,15 @@ def versions() -> dict[str, str]:
     return found
 
 
-def results(header: Json, episodes: Iterable[Episode], *, left: int = 0, seed: int = 0) -> Json:
+def results(
+    header: Json,
+    episodes: Iterable[Episode],
+    *,
+    left: int = 0,
+    seed: int = 0,
+    price: Price | None = None,
+    throughput: Json | None = None,
+) -> Json:
     """Return all that `results.json` holds.
 
     Args:
@@ -46,6 +58,8 @@ def results(header: Json, episodes: Iterable[Episode], *, left: int = 0, seed: i
         episodes: The last line of each.
         left: Episodes that were not tried yet.
         seed: Of every random draw.
+        price: Of the model's tokens; None leaves every cost unknown.
+        throughput: See `throughput`; None where nothing was rolled out.
 
     Raises:
         HostError: scipy lacks.
@@ -71,9 +85,11 @@ def results(header: Json, episodes: Iterable[Episode], *, left: int = 0, seed: i
         "statistics": dataclasses.asdict(summary),
         "score": headline(summary),
         "spent": {
-            task: {mode: _spent(some) for mode, some in modes.items()}
+            task: {mode: _spent(some, price) for mode, some in modes.items()}
             for task, modes in groups.items()
         },
+        "price": None if price is None else dataclasses.asdict(price),
+        "throughput": throughput,
         "counts": counts(every),
     }
 
@@ -115,7 +131,13 @@ def _tally(names: Iterable[str]) -> dict[str, int]:
     return dict(sorted(found.items()))
 
 
-def _spent(episodes: Sequence[Episode]) -> Mapping[str, object]:
+def throughput(episodes: int, seconds: float) -> Json:
+    """Return how fast one start was: a second start counts for itself."""
+    rate = episodes / seconds if seconds > 0 else 0.0
+    return {"episodes": episodes, "seconds": seconds, "episodes_per_second": rate}
+
+
+def _spent(episodes: Sequence[Episode], price: Price | None) -> Mapping[str, object]:
     """Return sums over the tries that count; what spoiled tries took stands beside them."""
     counted = [one for one in episodes if one.fault is None]
     unknown = any(one.spent.estimated for one in counted)
@@ -126,7 +148,7 @@ def _spent(episodes: Sequence[Episode]) -> Mapping[str, object]:
             "prompt": sum(one.spent.prompt_tokens for one in counted),
             "completion": sum(one.spent.completion_tokens for one in counted),
             "environment": (
-                "unknown" if unknown else sum(one.spent.environment_tokens for one in counted)
+                UNKNOWN if unknown else sum(one.spent.environment_tokens for one in counted)
             ),
             "estimated": unknown,
             "spoiled": sum(fault.spent.tokens for one in episodes for fault in one.faults),
@@ -139,4 +161,26 @@ def _spent(episodes: Sequence[Episode]) -> Mapping[str, object]:
             "waiting": sum(one.waiting_seconds for one in counted),
             "total": sum(one.spent.total_seconds for one in counted),
         },
+        # of spoiled tries as well: they are billed
+        "cost": UNKNOWN if price is None else sum(price.of_episode(one) for one in episodes),
+        "tool_use": _tool_use(counted),
+        "memory_bytes": _sizes([one.spent.peak_memory_bytes for one in counted]),
+        "disk_bytes": _sizes([one.spent.disk_bytes for one in counted]),
     }
+
+
+def _tool_use(episodes: Sequence[Episode]) -> Json | str:
+    """Return sums; unknown where an older version wrote one of the lines."""
+    used = [one.tool_use for one in episodes if one.key.mode == "sandbox"]
+    known = [one for one in used if one is not None]
+    if len(known) != len(used):
+        return UNKNOWN
+    return dataclasses.asdict(sum(known, start=ToolUse()))
+
+
+def _sizes(sizes: Sequence[int | None]) -> Json | str:
+    """Return the sizes of sandboxes: the mean and the greatest of those that are known."""
+    known = [size for size in sizes if size is not None]
+    if not known:
+        return UNKNOWN
+    return {"mean": fmean(known), "most": max(known), "sandboxes": len(known)}

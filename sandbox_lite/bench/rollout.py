@@ -23,7 +23,7 @@ from sandbox_lite.errors import (
 from sandbox_lite.jail.aio import AsyncSandbox
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from sandbox_lite.agent.completion import Completion, Message
     from sandbox_lite.agent.episode import AgentLimits
@@ -216,6 +216,12 @@ def _spent(agent: AsyncAgent | None, startup: float, started: float) -> Spent:
     if agent is None:
         return Spent(startup_seconds=startup, total_seconds=total)
     tokens, seconds = agent.trajectory.tokens, agent.trajectory.seconds
+    usages = [
+        observation.usage
+        for step in agent.trajectory.steps
+        for observation in step.observations
+        if observation.usage is not None
+    ]
     return Spent(
         prompt_tokens=tokens.prompt,
         completion_tokens=tokens.completion,
@@ -225,7 +231,13 @@ def _spent(agent: AsyncAgent | None, startup: float, started: float) -> Spent:
         environment_seconds=seconds.environment,
         startup_seconds=startup,
         total_seconds=total,
+        peak_memory_bytes=_most(usage.peak_memory_bytes for usage in usages),
+        disk_bytes=_most(usage.disk_bytes for usage in usages),
     )
+
+
+def _most(sizes: Iterable[int | None]) -> int | None:
+    return max((size for size in sizes if size is not None), default=None)
 
 
 def _attempt(

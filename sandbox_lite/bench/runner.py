@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import time
 from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -35,6 +36,11 @@ class Ended:
     out_of_tokens: bool
     left: int
     """Episodes that a second start would do."""
+    out_of_money: bool = False
+    episodes: int = 0
+    """Written down by this start."""
+    seconds: float = 0.0
+    """Wall time of this start."""
 
 
 class Runner:
@@ -69,6 +75,10 @@ class Runner:
         self._running: set[asyncio.Task[None]] = set()
         self._stopped = False
         self._tokens = sum(one.tokens for one in ledger.done.values())
+        self._cost = 0.0
+        if pace.price is not None:
+            self._cost = sum(pace.price.of_episode(one) for one in ledger.done.values())
+        self._written = 0
 
     @property
     def left(self) -> int:
@@ -88,7 +98,7 @@ class Runner:
             SandboxLiteError: The results cannot be written, or no machine is left; what runs is
                 broken off.
         """
-        broken_off = 0
+        broken_off, began = 0, time.monotonic()
         try:
             while self._may_begin() or self._running:
                 await self._engine.look()
@@ -104,8 +114,11 @@ class Runner:
             await self._break_off()
         return Ended(
             interrupted=self._stopped,
-            out_of_tokens=bool(self._waiting) and not self._stopped,
+            out_of_tokens=bool(self._waiting) and not self._stopped and self._out_of_tokens,
+            out_of_money=bool(self._waiting) and not self._stopped and self._out_of_money,
             left=len(self._waiting) + broken_off,
+            episodes=self._written,
+            seconds=time.monotonic() - began,
         )
 
     async def _some_end(self) -> set[asyncio.Task[None]]:
@@ -124,9 +137,18 @@ class Runner:
         await asyncio.gather(*self._running, return_exceptions=True)
         self._running.clear()
 
-    def _may_begin(self) -> bool:
+    @property
+    def _out_of_tokens(self) -> bool:
         most = self._pace.max_tokens_total
-        enough = most is not None and self._tokens >= most
+        return most is not None and self._tokens >= most
+
+    @property
+    def _out_of_money(self) -> bool:
+        most = self._pace.max_cost
+        return most is not None and self._cost >= most
+
+    def _may_begin(self) -> bool:
+        enough = self._out_of_tokens or self._out_of_money
         return bool(self._waiting) and not self._stopped and not enough
 
     async def _episode(self, todo: Todo) -> None:
@@ -138,8 +160,10 @@ class Runner:
             else:
                 self._write(given_up(again))
             return
-        self._tokens += done.episode.tokens
         episode = done.episode
+        self._tokens += episode.tokens
+        if self._pace.price is not None:
+            self._cost += self._pace.price.of_episode(episode)
         if done.trajectory is not None:
             name = _record_name(todo.key)
             await asyncio.to_thread(self._record, name, done.trajectory)
@@ -148,14 +172,12 @@ class Runner:
 
     def _write(self, episode: Episode) -> None:
         self._ledger.append(episode)
+        self._written += 1
         self._told(episode)
 
     def _record(self, name: str, trajectory: Trajectory) -> None:
         with TrajectoryWriter(self._ledger.directory / name) as writer:
-            writer.begin(trajectory)
-            for step in trajectory.steps:
-                writer.step(step)
-            writer.end(trajectory)
+            writer.whole(trajectory)
 
 
 def _record_name(key: Key) -> str:

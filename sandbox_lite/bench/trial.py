@@ -13,19 +13,21 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from sandbox_lite.agent.trajectory import now
-from sandbox_lite.bench import rollout
+from sandbox_lite.bench import rollout, tool_use
 from sandbox_lite.bench.episode import Episode, Fault
 from sandbox_lite.bench.task import Ungraded
-from sandbox_lite.errors import SandboxLiteError
+from sandbox_lite.errors import SandboxLiteError, SpecError
 
 if TYPE_CHECKING:
     from sandbox_lite.agent.model import AsyncModel
     from sandbox_lite.agent.trajectory import Trajectory
     from sandbox_lite.bench.episode import Key
     from sandbox_lite.bench.grading import Grading
+    from sandbox_lite.bench.prices import Price
     from sandbox_lite.bench.prompt import TaskPrompts
     from sandbox_lite.bench.rollout import Attempt, Computers
     from sandbox_lite.bench.task import Answer, NoAnswer, Row, Score, Task
+    from sandbox_lite.bench.tool_use import ToolUse
 
 GRADING_FAILED = "grading failed"
 """What the reason of an `Ungraded` begins with where another try may help."""
@@ -46,6 +48,16 @@ class Pace:
     """For the answer of a plain model."""
     max_tokens_total: int | None = None
     """No episode begins when all together have taken so many."""
+    max_cost: float | None = None
+    """No episode begins when all together have cost so much; needs a `price`."""
+    price: Price | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_cost is not None and self.price is None:
+            raise SpecError(
+                "a bound of cost needs prices, and none are known",
+                hint="give --prices FILE with what a million tokens of the model cost",
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,6 +168,7 @@ class Trials(AbstractContextManager["Trials"]):
             spent=attempt.spent,
             waiting_seconds=(ended if attempt.fault else tried) - began,
             grading_seconds=time.monotonic() - ended,
+            tool_use=_tool_use(todo.key, attempt),
             ended=now(),
         )
         return Done(episode=episode, trajectory=attempt.trajectory)
@@ -200,3 +213,9 @@ def _pause(tries: int) -> float:
 
 def _turns(attempt: Attempt) -> int:
     return 0 if attempt.trajectory is None else len(attempt.trajectory.steps)
+
+
+def _tool_use(key: Key, attempt: Attempt) -> ToolUse | None:
+    if key.mode == "plain" or attempt.trajectory is None:
+        return None
+    return tool_use.of_run(attempt.trajectory)

@@ -112,6 +112,14 @@ def run(
     max_tokens_total: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="Begin nothing after so many tokens.")
     ] = None,
+    prices: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="What a million tokens cost: TOML, JSON."),
+    ] = None,
+    max_cost: Annotated[
+        float | None,
+        typer.Option(metavar="X", min=0, help="Begin nothing after so much, by --prices."),
+    ] = None,
     fail_under: FailUnder = None,
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Results; a second start does the rest.")
@@ -218,6 +226,8 @@ def run(
             repeats=judge_repeats,
         ),
         max_tokens_total=max_tokens_total,
+        prices=prices,
+        max_cost=max_cost,
         fail_under=fail_under,
         out=out,
         engine=engine,

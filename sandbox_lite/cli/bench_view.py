@@ -96,9 +96,11 @@ def show(found: Json) -> None:
             spent = found["spent"][name][mode]
             bounds = "" if one["low"] is None else f" [{one['low']:.3f}, {one['high']:.3f}]"
             tokens = spent["tokens"]["prompt"] + spent["tokens"]["completion"]
+            price = found.get("price")
+            cost = "" if price is None else f", {spent['cost']:.4g} {price['currency']}".rstrip()
             print(
                 f"{name} {mode}: {one['mean']:.3f}{bounds}, {one['problems']} problems, "
-                f"{spent['episodes']} episodes, {tokens} tokens"
+                f"{spent['episodes']} episodes, {tokens} tokens{cost}"
             )
         compared = domain["comparison"]
         if compared is not None:

@@ -16,11 +16,12 @@ from sandbox_lite.agent.tools import ToolContext
 from sandbox_lite.agent.trajectory import now
 from sandbox_lite.bench import engines
 from sandbox_lite.bench import plan as plans
+from sandbox_lite.bench import prices as pricing
 from sandbox_lite.bench import regrade as regrading
 from sandbox_lite.bench import results as reporting
 from sandbox_lite.bench.engines.work import Work
 from sandbox_lite.bench.grading import GradingSettings
-from sandbox_lite.bench.ledger import RESULTS, Ledger, load_header, write_json
+from sandbox_lite.bench.ledger import RESULTS, Ledger, load_header, load_results, write_json
 from sandbox_lite.bench.rollout import Computers, SandboxOptions
 from sandbox_lite.bench.runner import Runner
 from sandbox_lite.bench.trial import Pace
@@ -28,7 +29,7 @@ from sandbox_lite.cli import signals
 from sandbox_lite.cli.bench_view import progress, show
 from sandbox_lite.cli.job import model_settings
 from sandbox_lite.cli.terminal import emit, say_in_force, status
-from sandbox_lite.errors import SpecError
+from sandbox_lite.errors import SpecError, TaskError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from sandbox_lite.bench.episode import Episode, Json
     from sandbox_lite.bench.grading import Grading
     from sandbox_lite.bench.plan import Planned, Selection
+    from sandbox_lite.bench.prices import Price
     from sandbox_lite.bench.prompt import Documents
     from sandbox_lite.bench.runner import Ended
     from sandbox_lite.bench.task import Mode, Scorer
@@ -105,6 +107,8 @@ class Request:
     """Tools that a sandbox's model does not have."""
     judging: Judging = dataclasses.field(default_factory=Judging)
     max_tokens_total: int | None = None
+    prices: Path | None = None
+    max_cost: float | None = None
     fail_under: float | None = None
     out: Path | None = None
     engine: str = "local"
@@ -141,6 +145,12 @@ def perform(request: Request, *, as_json: bool) -> int:
     """
     asked = model_settings(request.settings)
     open_engine = engines.find(request.engine, address=request.ray_address)
+    price = None if request.prices is None else pricing.load(request.prices, asked.model)
+    pace = Pace(
+        concurrency=request.concurrency, retries=request.retries,
+        seconds=request.settings.max_seconds, max_tokens_total=request.max_tokens_total,
+        max_cost=request.max_cost, price=price,
+    )  # fmt: skip
     plan = plans.planned(
         request.tasks, modes=request.modes, selection=request.selection, file=request.data,
         prompts=request.prompts, offline=request.offline,
@@ -150,7 +160,7 @@ def perform(request: Request, *, as_json: bool) -> int:
             for note in grading.check(one.task, one.rows):
                 _note(note)
         return asyncio.run(
-            _perform(request, asked, plan, open_engine, grading, judge, as_json=as_json)
+            _perform(request, asked, plan, pace, open_engine, grading, judge, as_json=as_json)
         )
 
 
@@ -158,6 +168,7 @@ async def _perform(
     request: Request,
     asked: ModelSettings,
     plan: Sequence[Planned],
+    pace: Pace,
     open_engine: Opened,
     grading: Grading,
     judge: Json | None,
@@ -192,10 +203,6 @@ async def _perform(
         "seed": request.selection.seed, "versions_at_start": reporting.versions(),
     }  # fmt: skip
     todo = list(plans.keys(plan, request.repeats))
-    pace = Pace(
-        concurrency=request.concurrency, retries=request.retries,
-        seconds=limits.seconds, max_tokens_total=request.max_tokens_total,
-    )  # fmt: skip
     work = Work(
         model=asked, computers=computers, enforced=enforcement,
         grading=request.judging.graded_by(settings), pace=pace, plan=tuple(plan),
@@ -209,7 +216,7 @@ async def _perform(
                 status(f"bench: {runner.left} of {len(todo)} episodes to do, in {directory}")
                 with signals.told(loop, runner.stop):
                     ended = await runner.run()
-        return _finish(request, directory, ledger.done.values(), ended, as_json=as_json)
+        return _finish(request, directory, ledger.done.values(), pace, ended, as_json=as_json)
 
 
 def _note(text: str) -> None:
@@ -231,18 +238,45 @@ def _sandbox_record(request: Request, enforced: Json | None) -> Json | None:
 
 
 def _finish(
-    request: Request, directory: Path, episodes: Iterable[Episode], ended: Ended, *, as_json: bool
+    request: Request,
+    directory: Path,
+    episodes: Iterable[Episode],
+    pace: Pace,
+    ended: Ended,
+    *,
+    as_json: bool,
 ) -> int:
     found = reporting.results(
-        load_header(directory), episodes, left=ended.left, seed=request.selection.seed
-    )
+        load_header(directory), episodes, left=ended.left, seed=request.selection.seed,
+        price=pace.price, throughput=_throughput(directory, ended),
+    )  # fmt: skip
     write_json(directory / RESULTS, found)
     _print(found, directory, as_json=as_json)
     if ended.interrupted:
         return signals.exit_code()
     if ended.out_of_tokens:
         status(f"note: --max-tokens-total is reached, and {ended.left} episodes were not begun")
+    if ended.out_of_money:
+        status(f"note: --max-cost is reached, and {ended.left} episodes were not begun")
     return _code(found, request.fail_under)
+
+
+def _throughput(directory: Path, ended: Ended) -> Json | None:
+    """Return that of the last start that finished an episode."""
+    if ended.episodes:
+        return reporting.throughput(ended.episodes, ended.seconds)
+    with contextlib.suppress(TaskError):
+        before: Json | None = load_results(directory).get("throughput")
+        return before
+    return None
+
+
+def _price(directory: Path) -> Price | None:
+    """Return by which prices the results of a directory were counted."""
+    with contextlib.suppress(TaskError):
+        found = load_results(directory).get("price")
+        return None if found is None else pricing.Price(**found)
+    return None
 
 
 def _print(found: Json, directory: Path, *, as_json: bool) -> None:
@@ -286,7 +320,8 @@ def regraded(
         raise SpecError("the answers stay where they are", hint="name another directory with --out")
     with judging.opened(settings) as (grading, judge):
         header, episodes = regrading.regrade(directory, target, grading, judge=judge, file=data)
-    found = reporting.results(header, episodes, seed=seed)
+    # the tries are the same, and so is what they cost
+    found = reporting.results(header, episodes, seed=seed, price=_price(directory))
     write_json(target / RESULTS, found)
     _print(found, target, as_json=as_json)
     return _code(found, fail_under)

@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmark import bars, crowds, forks, hosts, outputs, peering, rounds, table
+from benchmark import bars, crowds, episodes, forks, hosts, outputs, peering, rounds, table
 from benchmark.bench import QUICK, Amounts, Bench
 from benchmark.samples import Host, Notes, Report
 from sandbox_lite import SandboxLiteError
@@ -31,6 +31,7 @@ ONCE: tuple[Callable[[Bench], None], ...] = (
     crowds.rates,
     crowds.loop,
     crowds.alive,
+    episodes.episodes,
     peering.memory,
 )
 _WARMING = 3

@@ -47,6 +47,8 @@ IDLE_MEMORY = "memory of an idle sandbox, all told"
 ALIVE_TRIP = "round trip, all of them alive"
 ASYNC_RATE = "builtins over 64 AsyncSandboxes, one thread"
 
+EPISODE_RATE = "episodes of five steps, graded and written down"
+
 PEER_COLD = "{}: start to first output"
 PEER_COMMAND = "{}: one more command"
 PEER_CLOSE = "{}: close"

@@ -146,6 +146,61 @@ def test_scores_and_tokens_are_those_of_a_hand_calculation(cli: Installed) -> No
     assert found["experiment"]["scorer"] == "default"
     for line in lines(cli):
         assert (cli.directory / "out" / line["trajectory"]).is_file()
+    assert found["throughput"]["episodes"] == 8
+    assert found["throughput"]["episodes_per_second"] > 0
+    spent = found["spent"]["math"]
+    assert {one["cost"] for one in spent.values()} == {"unknown"}
+    used = {"calls": 4, "network": 0, "files": 4, "computation": 0, "other": 0}
+    assert spent["sandbox"]["tool_use"] == used
+    assert not any(spent["plain"]["tool_use"].values())
+    # an answer of a few bytes takes a page, and nothing is written but that and directories
+    assert 0 < spent["sandbox"]["disk_bytes"]["most"] < 2**20
+    assert spent["sandbox"]["disk_bytes"]["sandboxes"] == 4
+    assert spent["plain"]["memory_bytes"] == spent["plain"]["disk_bytes"] == "unknown"
+
+
+def test_nothing_begins_when_the_cost_is_reached(cli: Installed) -> None:
+    """One token of the prompt costs 1 here, one of the answer 2: 30 and 14 an episode."""
+    (cli.directory / "prices.toml").write_text(
+        'currency = "beads"\n[models.scripted]\nprompt = 1e6\ncompletion = 2e6\n'
+    )
+    words = ("--mode", "plain", "--concurrency", "1", "--prices", "prices.toml", "--max-cost")
+    with ModelServer(conversation) as server:
+        result = ended(start(cli, server, *words, "80"))
+        assert result.code == 0, result.err
+        assert "--max-cost is reached, and 2 episodes were not begun" in result.err
+        assert len(server.requests) == len(lines(cli)) == 2
+        assert results(cli)["spent"]["math"]["plain"]["cost"] == 88
+        # a second start goes on counting
+        assert ended(start(cli, server, *words, "80")).code == 0
+        assert len(server.requests) == len(lines(cli)) == 2
+        assert results(cli)["throughput"]["episodes"] == 2, "that of the last start that did any"
+        result = ended(start(cli, server, *words, "1000"))
+        assert (result.code, len(server.requests)) == (0, 4)
+    assert "176 beads" in result.text
+    found = results(cli)
+    assert (found["complete"], found["spent"]["math"]["plain"]["cost"]) == (True, 176)
+    assert found["price"] == {"prompt": 1e6, "completion": 2e6, "currency": "beads"}
+    again = cli.run("bench", "regrade", "out", "--scorer", "paper")
+    assert again.code == 0, again.err
+    assert "176 beads" in again.text
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("--max-cost", "1"), "give --prices FILE"),
+        (("--prices", "none.toml"), "cannot read the prices"),
+        (("--prices", "rows.jsonl"), "holds no prices"),
+        (("--prices", "others.toml", "--max-cost", "1"), "has no price of 'scripted', but of m"),
+    ],
+)
+def test_a_bound_of_cost_needs_a_price(cli: Installed, words: tuple[str, ...], told: str) -> None:
+    (cli.directory / "others.toml").write_text("[models.m]\nprompt = 1\ncompletion = 1\n")
+    result, requests = bench(cli, conversation, *words)
+    assert (result.code, requests) == (2, [])
+    assert told in result.err
+    assert not (cli.directory / "out").exists()
 
 
 def test_the_truth_is_nowhere_in_what_the_model_is_told(cli: Installed) -> None:

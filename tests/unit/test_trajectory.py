@@ -19,14 +19,25 @@ from sandbox_lite.agent.trajectory import (
     load,
 )
 from sandbox_lite.errors import HostError, TaskError
-from sandbox_lite.spec import Enforcement, Limits, LimitState, Mount, SandboxSpec
+from sandbox_lite.spec import Enforcement, Limits, LimitState, Mount, SandboxSpec, Usage
 
 STEP = Step(
     index=1,
     thought="ä\u2028 \x00",
     reasoning="because",
-    calls=(ToolCall(id="c", name="bash", arguments='{"command": "ls"}'),),
-    observations=(Observation(call_id="c", content="Exit code: 0", exit_code=0),),
+    calls=(
+        ToolCall(id="c", name="bash", arguments='{"command": "ls"}'),
+        ToolCall(id="d", name="submit", arguments=""),
+    ),
+    observations=(
+        Observation(
+            call_id="c",
+            content="Exit code: 0",
+            exit_code=0,
+            usage=Usage(cpu_seconds=0.5, peak_memory_bytes=4096, disk_bytes=0),
+        ),
+        Observation(call_id="d", content="no command"),
+    ),
     note="[9 steps remaining]",
     finish_reason="tool_calls",
     tokens=Tokens(prompt=5, completion=2, environment=1),
@@ -73,6 +84,13 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     end = json.loads(path.read_text().split("\n")[-2])
     assert end["tokens"] == {"prompt": 10, "completion": 4, "environment": 2, "estimated": False}
     assert end["seconds"] == {"model": 1.0, "environment": 0.5}
+
+
+def test_a_run_that_is_over_is_written_the_same(tmp_path: Path) -> None:
+    write(tmp_path / "a.jsonl", RUN)
+    with TrajectoryWriter(tmp_path / "b.jsonl") as writer:
+        writer.whole(RUN)
+    assert (tmp_path / "b.jsonl").read_bytes() == (tmp_path / "a.jsonl").read_bytes()
 
 
 def test_each_step_is_on_the_disk_at_once(tmp_path: Path) -> None:

@@ -95,6 +95,7 @@ def call_work(
         content=reply.content,
         final=reply.final,
         exit_code=reply.exit_code,
+        usage=reply.usage,
     )
 
 

@@ -35,7 +35,7 @@ def _execute(computer: AnyComputer, arguments: Arguments, context: ToolContext) 
             "again before you go on."
         ) from error
     text = yield from _text(computer, result, timeout, context)
-    return Reply(content=text, exit_code=result.exit_code)
+    return Reply(content=text, exit_code=result.exit_code, usage=result.usage)
 
 
 def _timeout(asked: object, context: ToolContext) -> float:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from sandbox_lite.agent.work import Work
-    from sandbox_lite.spec import CommandResult
+    from sandbox_lite.spec import CommandResult, Usage
 
 CLIP_MARK = re.compile(r"\n?\[\.\.\. (?:(\d+) bytes|[^\n]*?) left out[^\n]* \.\.\.\]\n?")
 """The line between head and tail; the jail's own capture writes one of the same shape."""
@@ -122,6 +122,8 @@ class Observation:
     """The run ends here."""
     exit_code: int | None = None
     """Of a command."""
+    usage: Usage | None = None
+    """What a command took; for the record, the model is not shown it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,6 +133,7 @@ class Reply:
     content: str
     final: bool = False
     exit_code: int | None = None
+    usage: Usage | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

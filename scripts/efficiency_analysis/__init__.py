@@ -1,0 +1,1 @@
+"""What sandboxes take while recorded runs are replayed in them, as in the paper's last section."""
