@@ -56,7 +56,7 @@ class RootfsError(SandboxLiteError):
 
 
 class LaunchError(SandboxLiteError):
-    """The jail failed before the command ran."""
+    """The jail failed before the command ran; `began`: what it started inside did not serve."""
 
     def __init__(
         self,
@@ -65,18 +65,31 @@ class LaunchError(SandboxLiteError):
         hint: str | None = None,
         argv: Sequence[str] = (),
         stderr: str = "",
+        began: bool = False,
     ) -> None:
         super().__init__(message, hint=hint)
+        self.began = began
         self.argv = tuple(argv)
         self.stderr = stderr
 
 
 class ShellDiedError(SandboxLiteError):
-    """The persistent shell is gone; `restarted` says whether a fresh one serves the next call."""
+    """The persistent shell is gone; `restarted` says whether a fresh one serves the next call.
 
-    def __init__(self, message: str, *, hint: str | None = None, restarted: bool = False) -> None:
+    `inside`: the sandbox is sound, and what runs or lies in it keeps a fresh one from starting.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        hint: str | None = None,
+        restarted: bool = False,
+        inside: bool = False,
+    ) -> None:
         super().__init__(message, hint=hint)
         self.restarted = restarted
+        self.inside = inside
 
 
 class SandboxClosedError(SandboxLiteError):

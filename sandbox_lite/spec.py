@@ -311,8 +311,22 @@ class SandboxSpec:
     place `auto` then may take a copy where this host has none."""
     require: str | None = None
     """Who must hold the limits: `cgroup`, `cgroup2`, `cgroup1`; None takes the best there is."""
+    directories: tuple[str, ...] = ()
+    """Further ones that are made where they are not there."""
+    writable: tuple[str, ...] | None = None
+    """The only files that can be written inside, by anybody; None is all of them. Of the kernel."""
+    programs: bool = True
+    """False: nothing ever runs inside, by the kernel's word; its files can be read and written."""
 
     def __post_init__(self) -> None:
+        for path in (*self.directories, *(self.writable or ())):
+            if not path.startswith("/") or ".." in path.split("/") or "\0" in path:
+                raise SpecError(f"not an absolute path without `..`: {path!r}")
+        if self.writable is not None and any(one.mode != "ro_bind" for one in self.mounts):
+            raise SpecError(
+                "where only named files can be written a mount can be ro_bind alone",
+                hint="name no directory of yours, or leave `writable` out",
+            )
         if not self.workdir.startswith("/"):
             raise SpecError(f"workdir must be an absolute path, not {self.workdir!r}")
         if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.-]{0,63}", self.hostname) is None:
@@ -524,6 +538,10 @@ class Enforcement:
     reachable: str = ""
     """What may be reached through the proxy, in one line; empty where there is none."""
     published: tuple[PublishedPort, ...] = ()
+    writable: tuple[str, ...] | None = None
+    """The only files that can be written; None: there is no such restriction."""
+    programs: bool = True
+    """False: the kernel starts none inside."""
     carrier: str = ""
     """The program that carries raw packets, and where it is; empty where none are carried."""
 

@@ -28,7 +28,7 @@ from sandbox_lite.errors import (
     SandboxLiteError,
     SpecError,
 )
-from sandbox_lite.spec import KIB
+from sandbox_lite.spec import KIB, MIB
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -44,6 +44,8 @@ LEAST_TOKENS = 256
 """A completion budget below this is no use: a call would be cut off."""
 
 ANSWER_BYTES = 256 * KIB
+_LONGEST_ANSWER_BYTES = 8 * MIB
+"""A file that is longer is no answer."""
 
 _REMINDER = (
     "Your message called no tool. Every message must call one: `execute_bash` or "
@@ -87,6 +89,9 @@ def make_directories(sandbox: AnyComputer, directories: Sequence[str]) -> Work[N
     Raises:
         CommandFailedError: One of them cannot be made.
     """
+    spec: SandboxSpec | None = getattr(sandbox, "spec", None)
+    if spec is not None and not spec.programs:
+        return  # whoever asked for such a sandbox named them as its `directories`
     words = " ".join(shlex.quote(directory) for directory in directories)
     command = f"mkdir -p -- {words} && cd -- {shlex.quote(directories[0])}"
     (yield from answer(sandbox.run(command))).check()
@@ -383,6 +388,8 @@ class Episode(Generic[_ComputerT, _ChatT]):
     def _read_answer(self) -> Work[str | None]:
         path = f"{self._prompt.output_dir.rstrip('/')}/answer.txt"
         with contextlib.suppress(SandboxLiteError):
-            data = yield from answer(self._sandbox.files.read(path))
+            # the model may have made it of any length, a hole of terabytes say
+            asked = self._sandbox.files.read(path, max_bytes=_LONGEST_ANSWER_BYTES)
+            data = yield from answer(asked)
             return data[:ANSWER_BYTES].decode(errors="replace").strip()
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -135,13 +136,21 @@ class SandboxOptions:
     allow: tuple[str, ...] = ()
     allow_private: tuple[str, ...] = ()
     limits: Limits
+    files: bool = True
+    """False: nothing but the answer can be written."""
+    programs: bool = True
+    """False: nothing runs."""
 
     def make(self, workdir: str) -> AsyncSandbox:
         """Return a sandbox that is not open yet."""
-        return AsyncSandbox(
+        made = AsyncSandbox(
             self.rootfs, network=self.network, allow=self.allow,
             allow_private=self.allow_private, workdir=workdir, limits=self.limits,
         )  # fmt: skip
+        if self.files and self.programs:
+            return made
+        writable = None if self.files else ()
+        return made.like(dataclasses.replace(made.spec, writable=writable, programs=self.programs))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,6 +162,25 @@ class Computers:
     limits: AgentLimits
     context: ToolContext
     documents: Documents
+
+
+def computer(computers: Computers, texts: TaskPrompts) -> AsyncSandbox:
+    """Return a sandbox for a task, not open yet.
+
+    Where one is asked for that takes no files, the answer is the only one; where nothing may run,
+    the directories of the task must be there without.
+    """
+    made = computers.make(texts.sandbox.working_dir)
+    spec = made.spec
+    if spec.writable is None and spec.programs:
+        return made
+    return made.like(
+        dataclasses.replace(
+            spec,
+            directories=texts.sandbox.directories,
+            writable=None if spec.writable is None else (texts.answer_path,),
+        )
+    )
 
 
 async def in_sandbox(
@@ -167,7 +195,7 @@ async def in_sandbox(
     startup = 0.0
     agent: AsyncAgent | None = None
     try:
-        async with computers.make(texts.sandbox.working_dir) as sandbox:
+        async with computer(computers, texts) as sandbox:
             if computers.documents == "files":
                 for name, text in row.input_files.items():
                     await sandbox.files.write(f"{texts.sandbox.input_dir}/{name}", text)

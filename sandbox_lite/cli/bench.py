@@ -104,8 +104,8 @@ def run(
         str, typer.Option(metavar="WHICH", help="ours, paper, or a directory.")
     ] = "ours",
     context: Annotated[
-        str, typer.Option(metavar="WHERE", help="Documents as files, or in the prompt.")
-    ] = "files",
+        str | None, typer.Option(metavar="WHERE", help="Documents: files (default) or prompt.")
+    ] = None,
     judge_model: JudgeModel = None,
     judge_base_url: JudgeBaseUrl = None,
     judge_repeats: JudgeRepeats = None,
@@ -132,7 +132,11 @@ def run(
     ] = False,
     no_exec: Annotated[
         bool,
-        typer.Option("--no-exec", metavar="", help="No commands: the editor and submit alone."),
+        typer.Option("--no-exec", metavar="", help="No program runs: the editor and submit alone."),
+    ] = False,
+    no_files: Annotated[
+        bool,
+        typer.Option("--no-files", metavar="", help="The answer is all that can be written."),
     ] = False,
     model: Model = None,
     base_url: BaseUrl = None,
@@ -182,6 +186,8 @@ def run(
     request does the rest. Exit codes: 0 done, 1 more than 5 % of the episodes ended in faults of
     the server or the machine, or the score is below --fail-under, 2 a wrong request, 125 a fault
     of ours, 130 Ctrl-C. Sandboxes reach every public host (network web), unless told otherwise.
+    --no-network, --no-files and --no-exec take something away, each by the kernel; --no-files puts
+    documents into the prompt.
 
     \b
     Examples:
@@ -196,6 +202,10 @@ def run(
 
     if no_network and network not in (None, "none"):
         raise SpecError("--no-network and --network contradict each other", hint="name one of them")
+    if no_files and context not in (None, "prompt"):
+        raise SpecError(
+            "--no-files leaves documents no place but the prompt", hint="drop --context files"
+        )
     named = {
         "model": model, "base_url": base_url, "api_key_env": api_key_env, "rootfs": rootfs,
         "network": "none" if no_network else network, "allow": allow,
@@ -217,8 +227,9 @@ def run(
         concurrency=concurrency,
         retries=retries,
         prompts=bench_words.prompts(prompts),
-        documents=bench_words.documents(context),
-        without=frozenset({"execute_bash"} if no_exec else ()),
+        documents=bench_words.documents(context or ("prompt" if no_files else "files")),
+        files=not no_files,
+        programs=not no_exec,
         judging=benching.Judging(
             scorer=bench_words.scorer(scorer),
             model=judge_model,

@@ -22,7 +22,7 @@ from sandbox_lite.bench import results as reporting
 from sandbox_lite.bench.engines.work import Work
 from sandbox_lite.bench.grading import GradingSettings
 from sandbox_lite.bench.ledger import RESULTS, Ledger, load_header, load_results, write_json
-from sandbox_lite.bench.rollout import Computers, SandboxOptions
+from sandbox_lite.bench.rollout import Computers, SandboxOptions, computer
 from sandbox_lite.bench.runner import Runner
 from sandbox_lite.bench.trial import Pace
 from sandbox_lite.cli import signals
@@ -103,8 +103,10 @@ class Request:
     retries: int = 2
     prompts: Literal["ours", "paper"] | Path = "ours"
     documents: Documents = "files"
-    without: frozenset[str] = frozenset()
-    """Tools that a sandbox's model does not have."""
+    files: bool = True
+    """False: nothing but the answer can be written in a sandbox."""
+    programs: bool = True
+    """False: nothing runs in a sandbox."""
     judging: Judging = dataclasses.field(default_factory=Judging)
     max_tokens_total: int | None = None
     prices: Path | None = None
@@ -126,7 +128,13 @@ class Request:
         return SandboxOptions(
             rootfs=settings.rootfs, network=self.network, allow=settings.allow,
             allow_private=settings.allow_private, limits=settings.limits(settings.timeout),
+            files=self.files, programs=self.programs,
         )  # fmt: skip
+
+    @property
+    def without(self) -> frozenset[str]:
+        """Tools that a sandbox's model does not have."""
+        return frozenset() if self.programs else frozenset({"execute_bash"})
 
     def directory(self) -> Path:
         """Return where results are kept."""
@@ -181,17 +189,17 @@ async def _perform(
     )
     computers, enforced, enforcement = None, None, None
     if any("sandbox" in one.modes for one in plan):
-        # what this machine cannot do is told before the first episode, not in each
-        async with request.sandbox.make(plan[0].texts.sandbox.working_dir) as probe:
-            enforcement = probe.enforcement
-            enforced = dataclasses.asdict(enforcement)
-            say_in_force(enforcement)
         computers = Computers(
             make=request.sandbox.make,
             limits=limits,
             context=ToolContext(timeout_seconds=settings.timeout, without=request.without),
             documents=request.documents,
         )
+        # what this machine cannot do is told before the first episode, not in each
+        async with computer(computers, plan[0].texts) as probe:
+            enforcement = probe.enforcement
+            enforced = dataclasses.asdict(enforcement)
+            say_in_force(enforcement)
     experiment = plans.experiment(
         plan, repeats=request.repeats, documents=request.documents, without=request.without,
         model=asked, limits=limits,
@@ -233,6 +241,8 @@ def _sandbox_record(request: Request, enforced: Json | None) -> Json | None:
         "network": request.network,
         "allow": list(settings.allow),
         "allow_private": list(settings.allow_private),
+        "files": "all" if request.files else "the answer alone",
+        "programs": request.programs,
         **{name: getattr(settings, name) for name in ("memory", "cpus", "pids", "disk")},
     }
 

@@ -65,6 +65,10 @@ def say_in_force(enforcement: Enforcement) -> None:
     status(f"sandbox: rootfs {name}{frozen}, network {mode.name} ({reach}{by})")
     if enforcement.ids == "subordinate":
         status("ids: subordinate; root inside has 65535 other ids, and chown and su are real")
+    if not enforcement.programs:
+        status("programs: none; the kernel starts nothing inside")
+    if enforcement.writable is not None:
+        status(f"files: read-only but for {', '.join(enforcement.writable) or 'none'}")
     for one in enforcement.published:
         status(f"published: http://{one.address}:{one.port} leads to port {one.inner_port} inside")
 

@@ -124,6 +124,10 @@ class AsyncSandbox:
         made._own(sandbox)
         return made
 
+    def like(self, spec: SandboxSpec) -> AsyncSandbox:
+        """See `Sandbox.like`."""
+        return AsyncSandbox.around(self._sandbox.like(spec))
+
     async def __aenter__(self) -> Self:
         """Open the sandbox, see `open`, unless it is open already, as a fork is."""
         return self if self._waits is not None else await self.open()

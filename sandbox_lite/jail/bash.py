@@ -132,6 +132,7 @@ class Bash:
                 raise LaunchError(
                     f"bash did not start in the sandbox: {how}",
                     hint="does the rootfs have bash?",
+                    began=True,
                 )
             self.block(left)
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from sandbox_lite.jail import bwrap, etc, host, subids
 from sandbox_lite.jail import network as networks
+from sandbox_lite.jail.restricted import NO_PROGRAMS
 from sandbox_lite.jail.seccomp import filter_path
 from sandbox_lite.spec import MIB, inodes_of
 
@@ -53,6 +54,8 @@ class Command:
     environment: Mapping[str, str]
     filters: tuple[seccomp.FilterName, ...]
     several_ids: bool
+    programs: bool = True
+    """Whether any runs inside."""
 
     def argv(self, fds: LaunchFds) -> tuple[str, ...]:
         """Return the inner command with these descriptors and our process 1."""
@@ -61,6 +64,7 @@ class Command:
             inner, "--json-status-fd", str(fds.status), *words,
             # variables come later, to each program: a token must not show in the host's `ps`
             "--clearenv", *bwrap.filters(fds.seccomp), "--", f"/proc/self/fd/{fds.first}",
+            *(() if self.programs else (NO_PROGRAMS,)),
         )  # fmt: skip
 
     def printable(self) -> str:
@@ -191,6 +195,7 @@ def join(
             )
         ),
         "--ro-bind", bwrap.HELD, bwrap.CONTROL,
+        *(word for path in spec.directories for word in ("--dir", path)),
         "--dir", spec.workdir, "--chdir", "/",
         *upper.part.bwrap,
     )  # fmt: skip
@@ -210,4 +215,5 @@ def join(
         environment=_environment(spec, rootfs, account, trusting=bool(trust), proxied=proxied),
         filters=filters,
         several_ids=several_ids,
+        programs=spec.programs,
     )

@@ -41,21 +41,27 @@ def paused(processes: Processes) -> Iterator[None]:
 
 
 def _stop_all(processes: Processes, stopped: list[int]) -> None:
-    began = time.monotonic()
+    began, quiet = time.monotonic(), 0
     while True:
         running = False
         states = processes.states()
         for pid, state in states.items():
             if pid == FIRST or state in _STILL:
                 continue
+            # another may have let it go on, before that was stopped itself
+            _signal(processes, pid, signal.SIGSTOP)
             if pid not in stopped:
-                _signal(processes, pid, signal.SIGSTOP)
                 stopped.append(pid)
             # a parent in the midst of vfork waits in a state that no signal ends, and cannot run
             if state != _UNINTERRUPTIBLE or time.monotonic() < began + _BUSY_SECONDS:
                 running = True
-        if not running:
+        if running:
+            quiet = 0
+        elif quiet or not stopped:
             return
+        else:
+            # looked at in turn: the first may go on by now, woken by the last in its last moment
+            quiet = 1
         if time.monotonic() > began + _SECONDS:
             raise HostError(
                 "the processes of the sandbox could not all be stopped",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import os
 import shlex
 import threading
@@ -12,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from sandbox_lite.errors import LaunchError, SandboxClosedError, SpecError
+from sandbox_lite.errors import LaunchError, PolicyError, SandboxClosedError, SpecError
 from sandbox_lite.jail import (
     bwrap,
     commands,
@@ -24,6 +25,7 @@ from sandbox_lite.jail import (
     nests,
     opened,
     process,
+    restricted,
     served_files,
     snapshots,
     subids,
@@ -186,9 +188,14 @@ class Sandbox:
         self._meter: Meter | None = None
         self._freezer: Freezer | None = None
         self._processes: Processes | None = None
+        self._cover: Callable[[Sequence[tuple[str, str]]], Callable[[], int]] | None = None
         self._covered: Callable[[], int] | None = None
         """Waits until its /proc is covered, which must be before anything of others runs inside."""
         self._workspaces: dict[Mount, workspaces.Workspace] = {}
+
+    def like(self, spec: SandboxSpec) -> Sandbox:
+        """Return another, not open yet, by that request, of the same store and snapshot."""
+        return Sandbox(spec, store=self._store, snapshot=self._snapshot)
 
     def __enter__(self) -> Self:
         """Open the sandbox, see `open`, unless it is open already, as a fork is."""
@@ -282,7 +289,7 @@ class Sandbox:
         self._watch(stack, self._supervisor, box, disk, processes)
         published = self._connected(stack, self._supervisor)
         self._open_inside(stack, self._supervisor)
-        if self._several_ids:
+        if self._several_ids and spec.programs and spec.writable is None:
             self._give_homes(etc.people(rootfs.lowers))
         self._enforcement = Enforcement(
             rootfs=snapshots.label(rootfs),
@@ -297,6 +304,8 @@ class Sandbox:
             ids=spec.ids,
             backend=rung.name,
             limits=states.states(spec.limits, box.holds, kind, asked),
+            writable=spec.writable,
+            programs=spec.programs,
         )
 
     def _base(self, stack: contextlib.ExitStack, rootfs: Rootfs) -> tuple[Layer, ...]:
@@ -397,7 +406,8 @@ class Sandbox:
                 workdir=self.spec.workdir,
             )
             # not before process 1 stands where bwrap has put it
-            self._covered = nest.cover(supervisor.pid, native_nest.mounts(command.covers, {}, {}))
+            self._cover = functools.partial(nest.cover, supervisor.pid)
+            self._covered = self._cover(native_nest.mounts(command.covers, {}, {}))
             return supervisor
         except LaunchError as error:
             known = workspaces.explain(error.stderr, self.spec.mounts)
@@ -423,7 +433,13 @@ class Sandbox:
                 f"the sandbox's /proc cannot be covered: {os.strerror(problem)}",
                 hint="run: sandbox-lite doctor",
             )
-        self.shell()
+        if self.spec.writable is not None:
+            assert self._cover is not None
+            restricted.hold_files(self._cover, self._files, supervisor, self.spec.writable)
+        if self.spec.programs:
+            self.shell()
+        else:
+            restricted.check_no_programs(supervisor)
 
     def _give_homes(self, people: Sequence[etc.Account]) -> None:
         """Make people's homes theirs: the rootfs was unpacked where there was one id alone."""
@@ -455,6 +471,14 @@ class Sandbox:
         self._supervisor.check_open()
         return self._supervisor
 
+    def _open_for_programs(self) -> Supervisor:
+        if not self.spec.programs:
+            raise PolicyError(
+                "nothing runs in this sandbox: it was asked for without programs",
+                hint="read and write its files",
+            )
+        return self._open_supervisor()
+
     @property
     def alive(self) -> bool:
         """Whether it can be used: open, this process's, and its process 1 runs."""
@@ -469,8 +493,9 @@ class Sandbox:
 
         Raises:
             LaunchError: It did not start.
+            PolicyError: Nothing runs in this sandbox.
         """
-        supervisor = self._open_supervisor()
+        supervisor = self._open_for_programs()
         known = self._shells.get(name)
         if known is not None:
             return known
@@ -604,7 +629,7 @@ class Sandbox:
         """Return the steps of `exec`, for whoever waits in another way."""
         if isinstance(argv, (str, bytes)):
             raise SpecError("exec takes a list of words; use run for a command line")
-        supervisor = self._open_supervisor()
+        supervisor = self._open_for_programs()
         assert self._drainer is not None
         assert self._meter is not None
         program = Program(

@@ -139,6 +139,7 @@ class Shell:
             raise ShellDiedError(
                 f"shell {self.name!r} ended and no fresh one could be started: {error.message}",
                 hint=error.hint,
+                inside=self._supervisor.alive() and (error.began or self._meter.is_crowded()),
             ) from error
         self._bash = fresh
         self._meter.drop_shell(bash.pid)
@@ -203,7 +204,9 @@ class Shell:
                         if not call.over:
                             yield from self._end(call)
                         raise
-        raise ShellDiedError(f"shell {self.name!r} ends before it runs a command")
+        raise ShellDiedError(
+            f"shell {self.name!r} ends before it runs a command", inside=self._supervisor.alive()
+        )
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:

@@ -82,6 +82,7 @@ class Supervisor:
         self._ending = False
         self.owner = os.getpid()
         self._closed = False
+        self._terminals = -1
         self._reason = ""
 
     def check_open(self) -> None:
@@ -291,6 +292,19 @@ class Supervisor:
         )
         return self._start(key, plan, fds)
 
+    def refusal(self) -> int:
+        """Ask for a program that must not run, and return the kernel's errno; 0 if it did."""
+        plan = first.Plan(words=(b"/bin/true",), environment={}, directories=(b"/",))
+        key = self.new_key()
+        with contextlib.ExitStack() as stack:
+            plan_fd = memory_file(stack, plan.encoded())
+            found, given = self._ask_with(first.START, key, fds=(plan_fd,))
+        for fd in given:
+            os.close(fd)
+        if found > 0:
+            self.abandon(key)
+        return max(0, -found)
+
     def kill(self, child: Child, number: signal.Signals) -> None:
         """Signal a program's process group, from inside, where no foreign pid can be hit."""
         self._ask(first.KILL, child.key, number)
@@ -316,9 +330,14 @@ class Supervisor:
 
     def open_terminal(self) -> tuple[int, int]:
         """Return the master of a new pseudo-terminal of the jail, and its number inside."""
-        path = f"/proc/{self.pid}/root/dev/pts/ptmx"
+        flags = os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC | os.O_NOFOLLOW
         try:
-            master = os.open(path, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            if self._terminals < 0:
+                # held from the first on: whoever takes away what may be done with / takes nothing
+                # from us then
+                place = f"/proc/{self.pid}/root/dev/pts"
+                self._terminals = os.open(place, _DIRECTORY | os.O_NOFOLLOW)
+            master = os.open("ptmx", flags, dir_fd=self._terminals)
         except (FileNotFoundError, PermissionError):
             # of one that is just ending the kernel can no longer tell whether we may look at it
             if not _has_ended(self._pidfd):
@@ -338,6 +357,8 @@ class Supervisor:
         """Let process 1 go: end of file on its requests ends the sandbox."""
         if not self._closed:
             self._closed = True
+            if self._terminals >= 0:
+                os.close(self._terminals)
             self._channel.close()
             self.control.close()
 

@@ -453,7 +453,58 @@ def test_without_commands_there_is_the_editor(cli: Installed) -> None:
     names = {tool["function"]["name"] for one in requests for tool in one["tools"]}
     assert names == {"str_replace_editor", "submit"}
     assert results(cli)["score"] == {"sandbox": 0.75}
-    assert results(cli)["experiment"]["without_tools"] == ["execute_bash"]
+    found = results(cli)
+    assert found["experiment"]["without_tools"] == ["execute_bash"]
+    assert found["experiment"]["sandbox"]["programs"] is False
+    assert found["enforcement"]["programs"] is False
+    assert "the kernel starts nothing inside" in result.err
+    again, _ = bench(cli, editing, "--mode", "sandbox")
+    assert again.code == 2
+    assert "another" in again.err or "differ" in again.err
+
+
+def test_without_files_the_answer_is_all_that_can_be_written(cli: Installed) -> None:
+    """Documents are in the prompt, and a model finds no other place to write to."""
+    documents = {"sub/facts.txt": "The moon is 384400 km away."}
+    rows = [
+        {"id": f"p{n}", "problem_statement": f"This is number {n}.", "ground_truth": str(truth),
+         "domain": "instruct_pretrain", "qa_type": "free-form",
+         "input_files": json.dumps(documents)}
+        for n, truth in TRUTHS.items()
+    ]  # fmt: skip
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    (cli.directory / "rows.jsonl").write_text(text)
+
+    def writing(request: dict[str, Any]) -> Scripted:
+        said = sum(message["role"] == "assistant" for message in request["messages"])
+        number, path = number_of(request), answer_path(request)
+        work = "/testbed/work"
+        calls: list[tuple[str, object]] = [
+            ("execute_bash", {"command": f"mkdir {work} || touch /tmp/x || echo nowhere; "
+                              f"echo {answer(number, 'sandbox')} > {path}; ls /testbed/documents"}),
+            ("str_replace_editor", {"command": "create", "path": work, "file_text": "1"}),
+            ("submit", {}),
+        ]  # fmt: skip
+        return says(None, calls[said])
+
+    with ModelServer(writing) as server:
+        words = ("--data", "rows.jsonl", "--out", "out", "--base-url", server.base_url)
+        result = cli.run("bench", "context", *words, "--mode", "sandbox", "--no-files")
+    assert result.code == 0, result.err
+    found = results(cli)
+    assert found["score"] == {"sandbox": 0.75}
+    assert found["experiment"]["context"] == "prompt"
+    assert found["experiment"]["sandbox"]["files"] == "the answer alone"
+    assert found["enforcement"]["writable"] == ["/testbed/output/answer.txt"]
+    last = [json.dumps(one["messages"]) for one in server.requests if len(one["messages"]) > 5]
+    assert len(last) == 4
+    for messages in last:
+        assert "The moon is 384400 km away." in messages
+        assert "nowhere" in messages
+        assert messages.count("Read-only file system") >= 3
+    refused = cli.run("bench", "context", *words, "--no-files", "--context", "files")
+    assert refused.code == 2
+    assert "no place but the prompt" in refused.err
 
 
 def test_bounds_and_thresholds(cli: Installed) -> None:

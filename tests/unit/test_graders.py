@@ -96,6 +96,50 @@ MATHEMATICS: list[Case] = [
     (r"\boxed{\text{Paris}}", "paris", 1),
     ("9" * 3000, "5", 0),
     ("9" * 60000, "5", 0),
+    # boxed fractions, again with their signs
+    (r"\boxed{-\frac{1}{2}}", "-0.5", 1),
+    (r"\boxed{\frac{-1}{2}}", "-0.5", 1),
+    (r"\boxed{\frac{1}{2}}", "-0.5", 0),
+    (r"\boxed{1\frac{1}{2}}", "1.5", 1),
+    ("1 1/2", "3/2", 1),
+    ("½", "0.5", 1),
+    ("1½", "3/2", 1),
+    ("\u2212½", "-0.5", 1),
+    ("½", "-0.5", 0),
+    # units of other languages
+    ("5 м/с", "5 m/s", 1),
+    ("5 м/с", "5 km/h", 0),
+    ("Ответ: 5 см", "5", 1),
+    ("Ответ: 6 см", "5", 0),
+    ("答案：5米", "5", 1),
+    ("答案：5千米", "5 m", 0),
+    ("\\boxed{5\\ \\text{см}}", "5", 1),
+    # numbers as they are written elsewhere
+    ("Ответ: 3,5", "3.5", 1),
+    ("Ответ: 3,6", "3.5", 0),
+    ("1,234", "1.234", 0),  # a thousand, not a decimal comma
+    ("1 000", "1000", 1),
+    ("1\u00a0000", "1000", 1),
+    ("204 204", "204", 0),
+    ("٢٠٤", "204", 1),
+    ("２０５", "204", 0),
+    ("2**10", "1024", 1),
+    ("~204", "204", 1),
+    (r"\infty", "∞", 1),
+    (r"-\infty", "∞", 0),
+    # what is said around it
+    ("204\nI hope this helps!", "204", 1),
+    ("Ответ: 204 рубля", "204", 1),
+    ("Ответ: -5", "5", 0),
+    ("Ответ: \u22125", "-5", 1),
+    ("最终答案为 204", "204", 1),
+    ("答案是205，不是204", "204", 0),
+    ("not 204", "204", 0),
+    ("The answer is not 204 but 205", "204", 0),
+    ("The answer is not 204 but 205", "205", 1),
+    (r"\boxed{205}" "\n204", "204", 0),
+    ("5 or -5", "5", 0),
+    (r"\pm 5", "5", 0),
 ]
 
 MATHEMATICS_PAPER: list[Case] = [
@@ -113,6 +157,15 @@ MATHEMATICS_PAPER: list[Case] = [
     (r"\sqrt{2}", "1.41421356", 1),
     ("(3,4)", "3,4", 1),
     ("", "5", 0),
+    (r"\boxed{\frac{1}{2}}", "0.5", 1),
+    (r"\boxed{\frac{2}{1}}", "0.5", 0),
+    (r"\boxed{1} or \boxed{2}", "2", 1),
+    (r"\boxed{1} or \boxed{2}", "1", 0),
+    ("Ответ: 204", "204", 1),  # the library takes the number out of a text it cannot read
+    ("答案是204", "204", 0),
+    ("205", "204", 0),
+    (r"\boxed{5\text{ m/s}}", "5", 1),
+    (r"\boxed{5 m/s}", "5", 0),  # a product
 ]
 
 CHOICE: list[Case] = [
@@ -163,6 +216,20 @@ CHOICE: list[Case] = [
     ("选B", "B", 1),
     ("Answer：C", "C", 1),
     ("Ａ", "A", 1),
+    ("B\n\nExplanation: A is too small.", "B", 1),
+    ("B\n\nExplanation: A is too small.", "A", 0),
+    ("First A looked right.\n\nB", "B", 1),
+    ("A\nB", "A", 0),
+    ("B) 5\nC) 6", "B", 0),  # a list of options is no choice
+    ("选项A正确", "A", 1),
+    ("正确答案是 D", "D", 1),
+    ("我选择C。", "B", 0),
+    ("Правильный ответ: (D)", "D", 1),
+    ("Я выбираю B", "B", 1),
+    ("Я выбираю B", "C", 0),
+    ("Hepatitis B virus", "B", 0),
+    ("Answer: B (not A)", "B", 1),
+    (r"\boxed{A, C}", "A", 0),
 ]
 
 CHOICE_PAPER: list[Case] = [
@@ -178,6 +245,16 @@ CHOICE_PAPER: list[Case] = [
     ("A, C", "C", 1),
     ("None", "N", 1),
     ("", "A", 0),
+    ("(A)", "A", 1),
+    ("The choice is B", "B", 1),
+    ("The choice is B", "A", 0),
+    (r"\boxed{c}", "C", 1),
+    (r"\boxed{C}", "D", 0),
+    ("Answer: D", "D", 1),
+    ("Answer: D", "A", 0),
+    ("答案：C", "C", 1),
+    ("A or B", "A", 0),
+    ("5", "A", 0),
 ]
 
 CHOICES: list[Case] = [
@@ -207,6 +284,14 @@ CHOICES: list[Case] = [
     ("B,D", "A,C", 0),
     ("I do not know", "A,C", 0),
     ("", "A,C", 0),
+    ("A和C", "A,C", 1),
+    ("A и C", "A,C", 1),
+    (r"\boxed{A}, \boxed{C}", "A,C", 1),
+    (r"\boxed{A}, \boxed{B}", "A,C", 1 / 2),
+    ("正确答案是A、C", "A,C", 1),
+    ("It is a cat", "A,C", 0),
+    (r"\boxed{A, C", "A,C", 0),
+    ("D,E,F", "A,C", 0),
 ]
 
 CHOICES_PAPER: list[Case] = [
@@ -217,6 +302,19 @@ CHOICES_PAPER: list[Case] = [
     (r"\boxed{A, C}", "A,C", 0),
     ("A,,C,", "A,C", 1),
     ("", "A,C", 0),
+    ("A,C", "A,C", 1),
+    ("C, A", "A,C", 1),
+    (" a , c ", "A,C", 1),
+    ("A,A,C", "A,C", 1),
+    ("A,C\n", "A,C", 1),
+    ("A,B,C", "A,C", 4 / 5),
+    ("A,B", "A,C", 1 / 2),
+    ("A;C", "A,C", 0),
+    ("AC", "A,C", 0),
+    ("B", "A,C", 0),
+    ("A、C", "A,C", 0),
+    ("Ответ: A, C", "A,C", 1 / 2),
+    ("The answer is A and C", "A,C", 0),
 ]
 
 OPEN: list[Case] = [
@@ -252,6 +350,70 @@ OPEN_PAPER: list[Case] = [
     ("красная кошка", "кошка", 0),
     ("pairs", "Paris", 1),
     ("1/2", "0.5", 1),
+    ("43", "42", 0),
+    ("42", "42", 1),
+    (r"\boxed{42}", "42", 1),
+    ("cat the", "the cat", 1),  # a product of the same letters
+    ("the black cat", "the cat", 4 / 5),
+    ("a dog", "the cat", 0),
+    ("The cats.", "the cat", 1),
+    ("собака", "кошка", 0),
+    ("北京", "上海", 0),
+    ("", "the cat", 0),
+    ("  the cat \n", "the cat", 1),
+    ("nothing", "the cat", 0),
+    ("6", "5", 0),
+]
+
+ROUGE: list[Case] = [
+    ("the cat", "the cat", 1),
+    ("The Cat!", "the cat", 1),
+    ("the cat\n", "the cat", 1),
+    ("running", "runs", 1),  # both are `run`
+    ("-5", "-5", 1),
+    ("\u22125", "-5", 1),
+    ("Красная Кошка", "красная кошка", 1),
+    ("北京", "北京", 1),
+    ("cat", "the cat", 2 / 3),  # precision 1, recall 1/2
+    ("the black cat", "the cat", 4 / 5),  # precision 2/3, recall 1
+    ("cat the", "the cat", 1 / 2),  # in the other order one is common
+    ("a b d", "a b c d", 6 / 7),  # precision 1, recall 3/4
+    ("the cat\n\nHope this helps", "the cat", 4 / 7),  # precision 2/5, recall 1
+    ("42 km", "42", 2 / 3),
+    ("красная кошка", "кошка", 2 / 3),
+    ("北京市", "北京", 4 / 5),
+    ("我在北京", "北京", 2 / 3),  # precision 2/4, recall 1
+    ("-5", "5", 0),
+    ("3.5", "3,5", 0),
+    ("a dog", "the cat", 0),
+    ("собака", "кошка", 0),
+    ("上海", "北京", 0),
+    ("", "the cat", 0),
+    ("...", "the cat", 0),
+    ("dog " * 10_000, "the cat", 0),
+]
+
+ROUGE_PAPER: list[Case] = [
+    ("the cat", "the cat", 1),
+    ("THE CAT", "the cat", 1),
+    ("the-cat", "the cat", 1),
+    ("cats", "cat", 1),
+    ("running", "runs", 1),
+    ("-5", "5", 1),  # the minus is no token
+    ("3.5", "3,5", 1),
+    ("cat", "the cat", 2 / 3),
+    ("the black cat", "the cat", 4 / 5),
+    ("cat the", "the cat", 1 / 2),
+    ("a b d", "a b c d", 6 / 7),
+    ("42 km", "42", 2 / 3),
+    ("42km", "42", 0),
+    ("a dog", "the cat", 0),
+    ("dog", "cat", 0),
+    ("6", "5", 0),
+    ("кошка", "кошка", 0),  # no letter of it is a token
+    ("北京", "北京", 0),
+    ("", "the cat", 0),
+    ("...", "the cat", 0),
 ]
 
 TABLES: list[tuple[str, Scorer, list[Case]]] = [
@@ -261,6 +423,8 @@ TABLES: list[tuple[str, Scorer, list[Case]]] = [
     ("choice", "paper", CHOICE_PAPER),
     ("choices-f1", "default", CHOICES),
     ("choices-f1", "paper", CHOICES_PAPER),
+    ("rouge-l", "default", ROUGE),
+    ("rouge-l", "paper", ROUGE_PAPER),
     ("open", "default", OPEN),
     ("open", "paper", OPEN_PAPER),
 ]
@@ -287,6 +451,26 @@ def test_answers_have_their_value(
     }
     wanted = {(answer[:200], truth): pytest.approx(value) for answer, truth, value in cases}
     assert found == wanted
+
+
+LEAST = 20
+"""Cases of each grader; tests of `judge` and `ifbench` ask for as many."""
+
+
+@pytest.mark.parametrize(("name", "scorer", "cases"), TABLES)
+def test_the_tables_hold_right_and_wrong_answers_enough(
+    name: str, scorer: Scorer, cases: list[Case]
+) -> None:
+    assert len({(answer, truth) for answer, truth, _ in cases}) == len(cases) >= LEAST, name
+    values = [value for _, _, value in cases]
+    assert sum(value == 1 for value in values) >= 5, (name, scorer)
+    assert sum(value == 0 for value in values) >= 5, (name, scorer)
+
+
+def test_every_grader_that_runs_in_a_process_has_both_tables() -> None:
+    tried = {(name, scorer) for name, scorer, _ in TABLES}
+    here = {name for name, grader in GRADERS.items() if grader.score and not grader.tried_by_row}
+    assert tried == {(name, scorer) for name in here for scorer in ("default", "paper")}
 
 
 def test_rouge_alone(graders: BoundedGraders) -> None:

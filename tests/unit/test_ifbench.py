@@ -13,6 +13,7 @@ from sandbox_lite.bench.graders.ifbench import loose
 from sandbox_lite.bench.grading import Grading
 from sandbox_lite.bench.task import Answer, Row, Score
 from sandbox_lite.errors import HostError, TaskError
+from tests.unit.test_graders import LEAST
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -137,6 +138,11 @@ CASES = [
     ("Hello big world\n\n", 1.0),
     ("Hello big world " * 1000, 1.0),
 ]
+
+
+def test_the_table_holds_right_and_wrong_answers_enough() -> None:
+    assert len({text for text, _ in CASES}) == len(CASES) >= LEAST
+    assert min(sum(value == one for _, value in CASES) for one in (0.0, 1.0)) >= 8
 
 
 @pytest.mark.usefixtures("installed")

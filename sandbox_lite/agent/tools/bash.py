@@ -28,6 +28,12 @@ def _execute(computer: AnyComputer, arguments: Arguments, context: ToolContext) 
             computer.run(command, timeout=timeout, on_output=context.on_output)
         )
     except ShellDiedError as error:
+        if error.inside:
+            # no fault of the machine: else a model could leave whenever its answer is wrong
+            raise Refusal(
+                f"No command can run any more: {error.message}. What bash needs was changed or "
+                "removed in the sandbox. The editor and `submit` still work."
+            ) from error
         if not error.restarted:
             raise
         raise Refusal(

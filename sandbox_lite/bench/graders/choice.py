@@ -26,7 +26,7 @@ _MORE = re.compile(
 _SAID = re.compile(
     r"(?:\b(?:answer|choice|option|select|choose|pick)\b|ответ|вариант|выбираю|答案|选项|选择|选)"
     r"[\"'*]*\s*(?:\b(?:is|are|letter|option|choice)\b|это|является|应该是|应为|是|为|[:：=\-]|\*|\s)*"
-    r"[\s*_`\"'(\[{$]*(?:\\(?:boxed|text|mathrm|mathbf|textbf)\s*\{\s*)*\(?([A-Z])(?![\w'’])",
+    r"[\s*_`\"'(\[{$]*(?:\\(?:boxed|text|mathrm|mathbf|textbf)\s*\{\s*)*\(?([A-Z])(?![a-zа-яё\d_'’])",
     re.IGNORECASE,
 )
 _LED = re.compile(r"\s*[*_(\[]*([A-Z])[*_]*\s*[.):：\]、,，][*_]*(?:\s|$)")
@@ -71,6 +71,13 @@ def chosen(text: str) -> list[str]:
     said = [match for match in _SAID.finditer(text) if _is_said(match[1], text[match.end() :])]
     if said:
         return _with_more(said[-1][1].upper(), text[said[-1].end() :])
+    lines = [line for line in text.splitlines() if line.strip()]
+    led = [match[1] for line in lines if (match := _LED.match(line))]
+    if len(led) > 1 and len(led) == len(lines):
+        return _unique(led)
+    lone = [match[1].upper() for line in lines if (match := _WRAPPED.fullmatch(line))]
+    if len(lone) == 1 and any(_WRAPPED.fullmatch(line) for line in (lines[0], lines[-1])):
+        return lone
     if match := re.match(r"[\s*_(\[]*([A-Z])(?![\w'’])", text):
         letters = _with_more(match[1], text[match.end() :])
         if len(letters) > 1:

@@ -7,6 +7,8 @@ import re
 from sandbox_lite.bench.graders import choice, notation
 from sandbox_lite.bench.graders.grader import Grader, Question, Verdict
 
+_ONE_BOX = r"\$?\\boxed\{\s*(?:\\text\{)?([A-Za-z])\}?\s*\}\$?"
+
 
 def score(question: Question) -> Verdict:
     """Return the F1 of two sets of choices: harmonic mean of precision and recall."""
@@ -27,13 +29,15 @@ def _letters(text: str) -> set[str]:
     content, open_box = notation.boxed(text)
     if open_box:
         return set()
+    if re.fullmatch(rf"\s*{_ONE_BOX}(?:[\s,;/、&$]*(?:and\s+)?{_ONE_BOX})+[\s.$]*", text):
+        return {one.upper() for one in re.findall(_ONE_BOX, text)}  # a box for each
     inner = notation.plain_signs(notation.without_box(content) if content is not None else text)
     inner = re.sub(r"\\(?:text|mathrm|mathbf)\s*\{([^{}]*)\}", r"\1", inner).strip(
         " \n.[](){}$*`\"'"
     )
     if re.fullmatch(r"[A-Z]{2,10}", inner) and len(set(inner)) == len(inner):
         return set(inner)  # ACD
-    if re.fullmatch(r"[A-Za-z](?:[\s,;/、&]+(?:and\s+)?[A-Za-z])*", inner):
+    if re.fullmatch(r"[A-Za-z](?:[\s,;/、&和и]+(?:and\s+)?[A-Za-z])*", inner):
         return set(re.findall(r"(?<![A-Za-z])[A-Z](?![A-Za-z])", inner.upper().replace("AND", " ")))
     lines = [line for line in inner.splitlines() if line.strip()]
     led = [re.match(r"[\s*\-(]*([A-Z])[*]*[.):：]", line) for line in lines]

@@ -20,6 +20,9 @@ _COMMAND = re.compile(r"\\[A-Za-z]+")
 _WORD = re.compile(r"[^\W\d_]{3,}")
 _LONGEST = 4000
 """Characters of a formula; beyond it, it is a text."""
+_DECIMAL_COMMA = re.compile(r"[-+]?\d+,(?:\d{1,2}|\d{4,})")
+_DENIED = re.compile(r"(?:\bnot\b|\bне\b|不是|并非)\s*\$?[-+]?\d[\d.,]*", re.IGNORECASE)
+"""A number that is said not to be the answer."""
 _FUNCTIONS = re.compile(
     "(?:arc|a)?(?:sin|cos|tan|cot|sec|csc)h?|log|exp|sqrt|lim|max|min|mod|gcd|lcm|inf"
 )
@@ -37,7 +40,7 @@ def is_formula(text: str) -> bool:
     value, _ = notation.split_unit(notation.latex(text))
     bare = _COMMAND.sub(" ", re.sub(r"\\(?:text|mathrm)\s*\{[^{}]*\}", " ", value))
     words = [word for word in _WORD.findall(bare) if not _FUNCTIONS.fullmatch(word)]
-    return not words and bool(re.search(r"[\d\w]", text))
+    return not words and bool(re.search(r"\w", value))
 
 
 def is_number(text: str) -> bool:
@@ -62,8 +65,11 @@ def _default(question: Question) -> Verdict:
     if our_unit and their_unit and our_unit != their_unit:
         return wrong("the units differ", found=found[:500], truth=truth[:500])
     equal = _equal(ours, theirs)
+    if not equal and _DECIMAL_COMMA.fullmatch(ours) and is_number(theirs) and "," not in theirs:
+        equal = _equal(ours.replace(",", "."), theirs)
     if not equal and content is None and not is_formula(found):
-        equal = _equal(ours, theirs, whole=False)  # a sentence with the number in it
+        # a sentence with the number in it
+        equal = _equal(_DENIED.sub(" ", ours), theirs, whole=False)
     return right(found, truth, equal)
 
 

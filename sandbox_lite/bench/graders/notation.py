@@ -7,8 +7,8 @@ import unicodedata
 
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
 _ASCII = dict.fromkeys(map(ord, "\u2212\u2010\u2011\u2012\u2013\u2014\ufe63\uff0d"), "-") | {
-    ord("\u3002"): "."
-}
+    ord("\u3002"): ".", ord("\u2044"): "/",
+}  # fmt: skip
 _SUPERSCRIPT = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻", "0123456789+-")
 _SIGNS = str.maketrans({
     "\u00d7": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "÷": r"\div ", "π": r"\pi ",
@@ -21,6 +21,18 @@ LEAD_IN = re.compile(
     re.IGNORECASE,
 )
 """What stands before an answer, in the languages that models answer in."""
+
+_FOREIGN_UNITS = {
+    "км": "km", "см": "cm", "мм": "mm", "м": "m", "кг": "kg", "мг": "mg", "г": "g", "мин": "min",
+    "ч": "h", "с": "s", "Н": "N", "кДж": "kJ", "Дж": "J", "кВт": "kW", "Вт": "W", "Па": "Pa",
+    "В": "V", "моль": "mol", "л": "L", "千米": "km", "公里": "km", "厘米": "cm", "毫米": "mm",
+    "米": "m", "千克": "kg", "公斤": "kg", "毫克": "mg", "克": "g", "分钟": "min", "小时": "h",
+    "秒": "s", "牛": "N", "焦耳": "J", "瓦": "W", "摩尔": "mol", "升": "L",
+}  # fmt: skip
+_FOREIGN = re.compile(
+    rf"(?<=[\d)}}/])(\s*)({'|'.join(sorted(_FOREIGN_UNITS, key=len, reverse=True))})"
+    r"(?![а-яёА-ЯЁ\u4e00-\u9fff])"
+)
 
 _REASONS = re.compile(r"[,;]?\s+(?:since|because|as|where|which|so)\b|[.;!。]\s+(?=\D)")
 
@@ -85,7 +97,10 @@ def behind_lead_in(text: str) -> str:
 
 def plain_signs(text: str) -> str:
     """Return text with one kind of minus, and full-width characters made narrow."""
-    return unicodedata.normalize("NFKC", _superscripts(text)).translate(_ASCII).strip()
+    # in one and a half as one sign the digit before it is no part of the numerator
+    text = re.sub(r"(?<=\d)(?=[\u00bc-\u00be\u2150-\u215e])", " ", _superscripts(text))
+    text = unicodedata.normalize("NFKC", text).translate(_ASCII).strip()
+    return "".join(str(unicodedata.decimal(c)) if c.isdecimal() else c for c in text)
 
 
 def _superscripts(text: str) -> str:
@@ -110,6 +125,11 @@ def latex(text: str) -> str:
     )
     text = re.sub(r"(\d)\s*\*\s*10\s*\*\*\s*([-+]?\d+)", r"\1\\times 10^{\2}", text)
     text = re.sub(r"10\^\(([-+]?\d+)\)", r"10^{\1}", text)
+    text = re.sub(r"\*\*\s*\(?([-+]?\d+)\)?", r"^{\1}", text)
+    text = re.sub(r"^\s*(?:[~≈∼≃]|\\approx\b)\s*", "", text)
+    text = re.sub(r"(?<![\d.,])\d{1,3}(?: \d{3})+(?!\d)", lambda m: m[0].replace(" ", ""), text)
+    text = re.sub(r"(?<![\d.])(\d+)\s+(\d+)/(\d+)(?![\d.])", r"\1\\frac{\2}{\3}", text)
+    text = _FOREIGN.sub(lambda match: match[1] + _FOREIGN_UNITS[match[2]], text)
     return text.strip()
 
 

@@ -164,9 +164,15 @@ def spec_from_json(data: Json) -> SandboxSpec:
                 "allow": tuple(data["allow"]),
                 "allow_private": tuple(data["allow_private"]),
                 "publish": tuple(Publish(**one) for one in data["publish"]),
+                "directories": tuple(data["directories"]),
+                "writable": _paths(data["writable"]),
             }
         )
     )
+
+
+def _paths(found: list[str] | None) -> tuple[str, ...] | None:
+    return None if found is None else tuple(found)
 
 
 def enforcement_from_json(data: Json) -> Enforcement:
@@ -179,6 +185,7 @@ def enforcement_from_json(data: Json) -> Enforcement:
                 "capabilities": tuple(data["capabilities"]),
                 "limits": tuple(LimitState(**one) for one in data["limits"]),
                 "published": tuple(PublishedPort(**one) for one in data["published"]),
+                "writable": _paths(data["writable"]),
             }
         )
     )
@@ -230,7 +237,7 @@ def error_to_json(error: SandboxLiteError) -> Json:
     """Return an error as JSON takes it."""
     extra = {
         name: getattr(error, name)
-        for name in ("errno", "path", "restarted", "stderr", "expired")
+        for name in ("errno", "path", "restarted", "inside", "stderr", "expired")
         if hasattr(error, name)
     }
     return {

@@ -358,6 +358,11 @@ class Meter:
             self._closed = True
             self._memory.close()
 
+    def is_crowded(self) -> bool:
+        """Whether its processes are as many as may be, so that the next is refused."""
+        limit = self._limits.pids
+        return limit is not None and self.stats().pids >= limit - 1
+
     def stats(self) -> SandboxStats:
         """Return one look for a person."""
         with self._lock:

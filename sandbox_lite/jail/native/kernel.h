@@ -12,7 +12,8 @@ enum {
     SYS_prctl = 157, SYS_openat = 257, SYS_ppoll = 271, SYS_signalfd4 = 289,
     SYS_rt_sigprocmask = 14, SYS_rt_sigaction = 13, SYS_read = 0, SYS_lseek = 8, SYS_fcntl = 72,
     SYS_mount = 165, SYS_mkdirat = 258, SYS_getpid = 39, SYS_getppid = 110, SYS_close_range = 436,
-    SYS_clone3 = 435, SYS_capget = 125, SYS_setns = 308
+    SYS_clone3 = 435, SYS_capget = 125, SYS_setns = 308, SYS_fork = 57, SYS_vfork = 58,
+    SYS_execveat = 322
 };
 static long call(long n, long a, long b, long c, long d, long e, long f)
 {
@@ -34,7 +35,8 @@ enum {
     SYS_prctl = 167, SYS_openat = 56, SYS_ppoll = 73, SYS_signalfd4 = 74,
     SYS_rt_sigprocmask = 135, SYS_rt_sigaction = 134, SYS_read = 63, SYS_lseek = 62, SYS_fcntl = 25,
     SYS_mount = 40, SYS_mkdirat = 34, SYS_getpid = 172, SYS_getppid = 173, SYS_close_range = 436,
-    SYS_clone3 = 435, SYS_capget = 90, SYS_setns = 268
+    SYS_clone3 = 435, SYS_capget = 90, SYS_setns = 268, SYS_fork = SYS_clone, SYS_vfork = SYS_clone,
+    SYS_execveat = 281
 };
 static long call(long n, long a, long b, long c, long d, long e, long f)
 {

@@ -69,6 +69,10 @@ static void mount_one(const char *target, const char *options)
         check(mount(0, path, 0, MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NOEXEC, 0),
               "protect a device: ", path);
         break;
+    case 'o': /* what is there already is read-only from here on */
+        check(mount(0, path, 0, MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV, 0),
+              "make read-only: ", path);
+        break;
     default:
         check(CALL3(SYS_mkdirat, AT_FDCWD, path, 0755), "make a directory: ", path);
     }

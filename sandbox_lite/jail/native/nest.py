@@ -106,6 +106,16 @@ def devices(directory: str, shm: str, nodes: Sequence[str]) -> tuple[tuple[str, 
     return ((f"p{directory}/pts", _TERMINALS), (f"b{directory}/shm", shm), *protected)
 
 
+def bound(paths: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    """Return the mounts of files over themselves, after which each has flags of its own."""
+    return tuple((f"b{path}", path) for path in paths)
+
+
+def read_only(paths: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    """Return what makes mounts read-only that are there already."""
+    return tuple((f"o{path}", "") for path in paths)
+
+
 def covers(mounts: Sequence[tuple[str, str]]) -> bytes:
     """Return these mounts as the nest reads them, to be made inside a jail."""
     return Plan(words=(), mounts=tuple(mounts), fds={}).encoded()
