@@ -107,7 +107,10 @@ class Cluster:
         """Kill a node's raylet and workers; return what was beneath them, names first."""
         raylet = psutil.Process(self.raylets[1])
         beneath = raylet.children(recursive=True)
-        names = [one.name() for one in beneath]
+        names = []
+        for one in beneath:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                names.append(one.name())
         for one in (raylet, *raylet.children()):
             one.kill()
         return names, beneath
