@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import subprocess
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.timeout(300)
 
 EPISODES = 500
+AGENTS = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")
+"""Ray's own, which look for their dead head for a minute before they end."""
 WRONG = 7
 """Every so many an answer is wrong."""
 
@@ -98,13 +101,16 @@ def directory(tmp_path_factory: pytest.TempPathFactory, rootfs_home: Path) -> It
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cluster:
     address: str
-    raylets: tuple[int, int]
+    raylets: tuple[int, ...]
 
     def kill_second(self) -> tuple[list[str], list[psutil.Process]]:
         """Kill a node's raylet and workers; return what was beneath them, names first."""
         raylet = psutil.Process(self.raylets[1])
         beneath = raylet.children(recursive=True)
-        names = [one.name() for one in beneath]
+        names = []
+        for one in beneath:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                names.append(one.name())
         for one in (raylet, *raylet.children()):
             one.kill()
         return names, beneath
@@ -150,7 +156,11 @@ def start(cli: Installed, server: ModelServer, *words: str) -> subprocess.Popen[
 
 
 def finished(process: subprocess.Popen[bytes]) -> Ended:
-    until(lambda: process.poll() is not None, 200)
+    try:
+        until(lambda: process.poll() is not None, 200)
+    except AssertionError:
+        process.kill()
+        raise
     return ended(process)
 
 
@@ -247,6 +257,31 @@ def test_ctrl_c_leaves_a_usable_result_and_nothing_else(cli: Installed) -> None:
         assert again.code == 0, again.err
         assert "4 of 8 episodes to do" in again.err
     check_whole(cli, 8)
+    # no token of Ray's in the home directory either
+    assert not (cli.directory / ".ray").exists()
+
+
+def test_a_driver_that_is_killed_leaves_nothing(cli: Installed) -> None:
+    """The fixture looks; its cluster, the actors and their sandboxes end with it."""
+
+    def slow(request: dict[str, Any]) -> Scripted:
+        del request
+        return says(None, ("execute_bash", {"command": "sleep 100"}))
+
+    with ModelServer(slow) as server:
+        process = start(cli, server, "--concurrency", "2", "--limit", "2")
+        until(lambda: sum(map(is_first, server.requests)) == 2)
+        beneath = psutil.Process(process.pid).children(recursive=True)
+        assert "bwrap" in [one.name() for one in beneath]
+        process.kill()
+        process.communicate()
+        agents = [one for one in beneath if one.name() in AGENTS]
+        rest = [one for one in beneath if one not in agents]
+        _, alive = psutil.wait_procs(rest, timeout=30)
+        for one in agents:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                one.kill()
+    assert not alive, alive
 
 
 def test_a_cluster_that_is_not_there(cli: Installed) -> None:

@@ -72,9 +72,11 @@ def planned(tmp_path: Path) -> tuple[Planned, ...]:
     return plan.planned(("math",), modes=("plain",), selection=Selection(), file=path)
 
 
-def ran(planned: tuple[Planned, ...], engine: Losing, path: Path, **pace: Any) -> Ended:
+def ran(
+    planned: tuple[Planned, ...], engine: Losing, path: Path, pace: Pace | None = None
+) -> Ended:
     with Ledger(path, {}, {}) as ledger:
-        runner = Runner(plan.keys(planned, 1), ledger, engine, Pace(**pace))
+        runner = Runner(plan.keys(planned, 1), ledger, engine, pace or Pace())
         return asyncio.run(asyncio.wait_for(runner.run(), 15))
 
 
@@ -112,7 +114,7 @@ def test_no_machine_left_keeps_what_is_done(planned: tuple[Planned, ...], tmp_pa
     with pytest.raises(HostError, match="no node"):
         ran(planned, engine, tmp_path / "out")
     engine.room, engine.failing = 4, None
-    ended = ran(planned, engine, tmp_path / "out", max_tokens_total=50)
+    ended = ran(planned, engine, tmp_path / "out", Pace(max_tokens_total=50))
     assert ended.out_of_tokens
     # those that had begun when the bound was met
     assert COUNT - ended.left in range(5, 9)

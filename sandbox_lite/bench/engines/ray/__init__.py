@@ -12,7 +12,7 @@ import os
 from typing import TYPE_CHECKING
 
 from sandbox_lite.bench.engines.ray.cluster import INSTALL, Cluster
-from sandbox_lite.bench.engines.ray.connection import connected
+from sandbox_lite.bench.engines.ray.connection import connected, environment
 from sandbox_lite.bench.libraries import need
 
 if TYPE_CHECKING:
@@ -28,13 +28,15 @@ async def opened(
 ) -> AsyncIterator[Cluster]:
     """Yield a cluster; in the end our actors are gone, and the cluster too if it was ours."""
     del grading
-    ray = need("ray", "--engine ray", install=INSTALL)
-    need("ray.util.scheduling_strategies", "--engine ray", install=INSTALL)
-    # on this thread: the processes of a cluster of ours die with the thread that starts them
-    with connected(ray, address or os.environ.get("RAY_ADDRESS") or "local"):
-        cluster = Cluster(ray, work, note)
-        try:
-            await cluster.begin()
-            yield cluster
-        finally:
-            await cluster.close()
+    address = address or os.environ.get("RAY_ADDRESS") or "local"
+    with environment(address):
+        ray = need("ray", "--engine ray", install=INSTALL)
+        need("ray.util.scheduling_strategies", "--engine ray", install=INSTALL)
+        # on this thread: the processes of a cluster of ours die with the thread that starts them
+        with connected(ray, address):
+            cluster = Cluster(ray, work, note)
+            try:
+                await cluster.begin()
+                yield cluster
+            finally:
+                await cluster.close()

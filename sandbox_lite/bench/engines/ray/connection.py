@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import secrets
 import shutil
 import signal
+import socket
 import tempfile
 import threading
 from pathlib import Path
@@ -19,8 +21,28 @@ from sandbox_lite.spec import MIB
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+_CONNECT_SECONDS = 10.0
 _STORE_BYTES = 256 * MIB
 """Of shared memory, for what is on its way."""
+
+
+@contextlib.contextmanager
+def environment(address: str) -> Iterator[None]:
+    """Have Ray's variables set as it must find them when it is imported.
+
+    It listens on every address of the machine: who asks a cluster of ours must know a token, which
+    Ray itself would write into the home directory. The owner of another cluster has chosen.
+    """
+    values = {"RAY_USAGE_STATS_ENABLED": "0"}
+    if address == "local":
+        values |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    missing = {name: value for name, value in values.items() if name not in os.environ}
+    os.environ.update(missing)
+    try:
+        yield
+    finally:
+        for name in missing:
+            os.environ.pop(name, None)
 
 
 @contextlib.contextmanager
@@ -43,7 +65,7 @@ def connected(ray: Any, address: str) -> Iterator[None]:
             "the driver must run on a node of the cluster",
             hint="start it there, or with: ray job submit -- sandbox-lite bench ...",
         )
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    _check_reachable(address)
     with contextlib.ExitStack() as stack:
         own: dict[str, Any] = {}
         if address == "local":
@@ -52,16 +74,31 @@ def connected(ray: Any, address: str) -> Iterator[None]:
                 "object_store_memory": _STORE_BYTES,
                 "_temp_dir": str(stack.enter_context(_session_directory())),
             }
-        stack.callback(ray.shutdown)
-        stack.enter_context(_signals_kept())
+        stack.callback(ray.shutdown)  # also of what has begun when Ctrl-C comes
         try:
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **own)
+            with _signals_kept():
+                ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **own)
         except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-            raise HostError(
-                f"no Ray cluster at {address}: {line_of(error)}",
-                hint="start one: ray start --head; or leave --ray-address out",
-            ) from error
+            raise _absent(address, error) from error
         yield
+
+
+def _check_reachable(address: str) -> None:
+    """Look whether anybody listens: Ray itself tries for minutes, and Ctrl-C does not end that."""
+    host, colon, port = address.rpartition(":")
+    if not colon or not port.isdigit():
+        return  # `local`, or `auto`, which Ray looks up
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), _CONNECT_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise _absent(address, error) from error
+
+
+def _absent(address: str, error: BaseException) -> HostError:
+    return HostError(
+        f"no Ray cluster at {address}: {line_of(error)}",
+        hint="start one: ray start --head; or leave --ray-address out",
+    )
 
 
 @contextlib.contextmanager

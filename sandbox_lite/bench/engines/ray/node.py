@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import sandbox_lite
 from sandbox_lite.bench import tasks
 from sandbox_lite.bench.engines import local
+from sandbox_lite.bench.rollout import computer
 from sandbox_lite.bench.trial import Done, Todo
 from sandbox_lite.errors import HostError, SandboxLiteError
 
@@ -103,8 +104,7 @@ class Node:
             await asyncio.to_thread(grading.check, task, told.samples)
         enforced = None
         if work.computers is not None:
-            workdir = self._orders.tasks[0].texts.sandbox.working_dir
-            async with work.computers.make(workdir) as probe:
+            async with computer(work.computers, self._orders.tasks[0].texts) as probe:
                 enforced = probe.enforcement
         opened = local.opened(work, grading, None, lambda _: None)
         self._local = await self._stack.enter_async_context(opened)
