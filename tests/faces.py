@@ -24,6 +24,7 @@ from sandbox_lite.jail.aio import AsyncSandbox
 from sandbox_lite.jail.async_files import AsyncFiles
 from sandbox_lite.jail.async_shell import AsyncInteraction, AsyncShell
 from sandbox_lite.jail.sandbox import Sandbox
+from sandbox_lite.rl.env import AsyncSandboxEnv, SandboxEnv
 from tests.fake_sandbox import AsyncFakeSandbox, FakeSandbox
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
     from sandbox_lite.agent.tools import Observation, ToolCall, ToolContext
     from sandbox_lite.agent.trajectory import Trajectory
+    from sandbox_lite.rl.env import EnvSettings, Source
 
 FaceName = Literal["sync", "async"]
 FACES: tuple[FaceName, ...] = ("sync", "async")
@@ -41,6 +43,7 @@ _ASYNC = (
     AsyncShell,
     AsyncInteraction,
     AsyncModel,
+    AsyncSandboxEnv,
     AsyncFakeSandbox,
 )
 
@@ -154,9 +157,11 @@ def made(face: FaceName, *args: Any, **named: Any) -> Sandbox:
     return cast("Sandbox", _Driven(AsyncSandbox(*args, **named)))
 
 
-def driven(made: Any) -> Any:
-    """Return an object for asyncio with the calls of its twin, which wait."""
-    return _Driven(made)
+def env(face: FaceName, settings: EnvSettings, source: Source | None = None) -> SandboxEnv:
+    """Return an environment with that face; use it with `with`."""
+    if face == "sync":
+        return SandboxEnv(settings, source=source)
+    return cast("SandboxEnv", _Driven(AsyncSandboxEnv(settings, source=source)))
 
 
 def model(face: FaceName, settings: ModelSettings) -> Model:

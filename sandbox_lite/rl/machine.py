@@ -25,6 +25,7 @@ from sandbox_lite.bench.task import Answer, NoAnswer, Score, Ungraded
 from sandbox_lite.errors import (
     ModelError,
     RootfsError,
+    SandboxClosedError,
     SandboxLiteError,
     SpecError,
     TaskError,
@@ -378,8 +379,7 @@ class Machine:
         if stop is None:
             return
         # at once: what the model left running may not work on the answer while a trainer waits
-        place = self.settings.prompts.answer_path
-        seal = partial(sealed_answer, self._sandbox, place)
+        seal = partial(_sealed, self._sandbox, self.settings.prompts.answer_path)
         one.answer = yield from answer(self._do("snapshots", seal))
         self._end(stop)
         yield from self._release()
@@ -407,6 +407,19 @@ class Machine:
             fault = one.fault if stop in _MASKED else None
             error = None if fault is None else SandboxLiteError(fault.message, hint=fault.hint)
             self._episode.close_record(stop, text, error)
+
+
+def _sealed(sandbox: Sandbox, path: str) -> Answer | NoAnswer:
+    """Return the sealed answer; its files can be read after a kill too, and may be half written.
+
+    Raises:
+        SandboxLiteError: The sandbox failed.
+    """
+    found = sealed_answer(sandbox, path)
+    with contextlib.suppress(SandboxClosedError):  # its time is over, as `found` says
+        if sandbox.pid and not sandbox.alive:
+            raise SandboxLiteError("process 1 of the sandbox was killed")
+    return found
 
 
 def _last(messages: Sequence[Message]) -> tuple[Message, ...]:
