@@ -121,7 +121,7 @@ def test_readmes_python_runs(
 
 def test_readmes_commands_exist() -> None:
     text = (ROOT / "README.md").read_text()
-    for script in set(re.findall(r"scripts/([a-z]+)", text)):
+    for script in set(re.findall(r"scripts/([a-z-]+)", text)):
         assert os.access(ROOT / "scripts" / script, os.X_OK), script
     for command in set(re.findall(r"^sandbox-lite ([a-z]+)", text, re.MULTILINE)):
         done = subprocess.run(

@@ -38,7 +38,7 @@ def demo(
         str, typer.Option("--algorithm", "-a", metavar="NAME", help="grpo or rloo.")
     ] = "grpo",
     multi_turn: Annotated[
-        bool, typer.Option("--multi-turn", help="Read, then write, then submit.")
+        bool, typer.Option("--multi-turn", metavar="", help="Read, then write, then submit.")
     ] = False,
     seed: Annotated[int, typer.Option(metavar="N", help="Of weights, rows and sampling.")] = 0,
     steps: Annotated[
@@ -47,7 +47,9 @@ def demo(
     output: Annotated[
         Path | None, typer.Option("--out", "-o", metavar="DIR", help="Takes all that is made.")
     ] = None,
-    rootfs: Annotated[str, typer.Option("--rootfs", "-r", metavar="NAME")] = "standard",
+    rootfs: Annotated[
+        str, typer.Option("--rootfs", "-r", metavar="NAME", help="Of every rollout.")
+    ] = "standard",
     workers: Annotated[
         int, typer.Option(metavar="N", help="Threads for sandboxes; 0: one for each processor.")
     ] = 0,
@@ -56,9 +58,11 @@ def demo(
     ] = 64,
     stub: Annotated[
         bool,
-        typer.Option("--stub", help="No sandboxes: for comparing curves. Proves nothing else."),
+        typer.Option("--stub", metavar="", help="No sandboxes: to compare curves, no more."),
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="The summary as JSON on stdout.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", metavar="", help="The summary as JSON on stdout.")
+    ] = False,
 ) -> int:
     """Watch a tiny model learn to use its computer: trained by TRL on the CPU, no download.
 
@@ -67,11 +71,11 @@ def demo(
 
     \b
     Examples:
-      sandbox-lite rl demo                            one call per rollout, about two minutes
+      sandbox-lite rl demo                     one call per rollout: minutes
       sandbox-lite rl demo --algorithm rloo
-      sandbox-lite rl demo --multi-turn               read, write, submit: about ten minutes
+      sandbox-lite rl demo --multi-turn        read, write, submit: longer
     """
-    from sandbox_lite.adapters.trl.demo.run import SUMMARY, Request, run
+    from sandbox_lite.adapters.trl.demo.run import SUMMARY, Request, check, run
 
     if algorithm not in ("grpo", "rloo"):
         raise SpecError(f"no algorithm {algorithm!r}", hint="one of: grpo, rloo")
@@ -82,6 +86,7 @@ def demo(
         algorithm=chosen, multi_turn=multi_turn, seed=seed, steps=steps, rootfs=rootfs,
         stub=stub, evaluated=evaluate, workers=workers,
     )  # fmt: skip
+    check(request)
     for line in (*_ABOUT.splitlines(), *(_MULTI_TURN if multi_turn else _ONE_STEP).splitlines()):
         status(line)
     if stub:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import threading
 from typing import TYPE_CHECKING, Any
+from xml.etree import ElementTree
 
 import psutil
 import pytest
@@ -11,12 +14,14 @@ import pytest
 from sandbox_lite import Limits, Sandbox, SandboxSpec
 from sandbox_lite.adapters.trl import dataset
 from sandbox_lite.adapters.trl.ahead import Ahead
+from sandbox_lite.adapters.trl.demo import plot, run
 from sandbox_lite.adapters.trl.demo import recipe as recipes
+from sandbox_lite.adapters.trl.demo.journal import Journal
 from sandbox_lite.adapters.trl.demo.stub import StubSource
 from sandbox_lite.adapters.trl.demo.tasks import TASK
 from sandbox_lite.adapters.trl.environment import SandboxEnvironment, environment_factory
 from sandbox_lite.adapters.trl.reward import hermes_calls, reward_function
-from sandbox_lite.adapters.trl.rollouts import Rollouts, row_of
+from sandbox_lite.adapters.trl.rollouts import Ended, Rollouts, row_of
 from sandbox_lite.agent.tools import TOOLS
 from sandbox_lite.bench.grading import Grading
 from sandbox_lite.errors import LaunchError, SpecError
@@ -27,7 +32,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from sandbox_lite.adapters.trl.rollouts import Ended
     from sandbox_lite.rl.env import Source, Start
 
 pytestmark = pytest.mark.timeout(60)
@@ -235,3 +239,32 @@ def test_work_ahead_is_bounded_and_never_waits_for_itself() -> None:
     ahead.submit(take_all).result(timeout=10)
     assert sorted(done) == list(range(6))
     ahead.close()
+
+
+def test_rloo_has_no_turns(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="calls no tools"):
+        run.check(run.Request(directory=tmp_path, algorithm="rloo", multi_turn=True))
+
+
+def test_the_journal_counts_what_teaches_nothing(tmp_path: Path) -> None:
+    journal = Journal(tmp_path, every=2)
+    rewards: tuple[tuple[str, float | None], ...] = (
+        ("a", 1.0), ("a", 0.0), ("b", 0.0), ("b", 0.0), ("c", None), ("c", None),
+    )  # fmt: skip
+    for number, (name, reward) in enumerate(rewards):
+        row = dataclasses.replace(ROW, id=name)
+        journal.ended(
+            Ended(number=number, row=row, reward=reward, info=None, trajectory=None, seconds=1.0)
+        )
+    record = journal.close_step(seconds=3.0, waited_seconds=2.0)
+    assert (record.reward, record.rollouts, record.masked) == (0.25, 6, 2)
+    assert (record.groups, record.flat_groups) == (3, 2)
+    assert json.loads((tmp_path / "steps.jsonl").read_text())["flat_groups"] == 2
+
+
+def test_a_plot_is_well_formed(tmp_path: Path) -> None:
+    plot.draw(tmp_path / "one.svg", [0.0, 0.5, 1.0], title="a < b")
+    (line,) = ElementTree.parse(tmp_path / "one.svg").iter("{http://www.w3.org/2000/svg}polyline")
+    heights = [float(pair.split(",")[1]) for pair in line.attrib["points"].split()]
+    assert heights == sorted(heights, reverse=True)
+    assert len(heights) == 3

@@ -172,9 +172,9 @@ class Rollout:
             begun = self._owner.ahead.drop(self._opening)
             if begun is not None and not begun.cancel():
                 begun.exception()
-        if self._ending is not None:
+        if self._ending is not None and not self._ending.cancel():
             self._ending.exception()
-        elif self._episode is not None:
+        if self._episode is not None:
             self._episode.close()
         self._owner.forget(self)
 

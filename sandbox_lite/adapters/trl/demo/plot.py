@@ -45,6 +45,5 @@ def draw(path: Path, rewards: Sequence[float], *, title: str) -> None:
         f'<text x="{_LEFT + wide / 2:.0f}" y="{_HEIGHT - 8}" text-anchor="middle">step</text>'
         '<text x="14" y="190" text-anchor="middle" transform="rotate(-90 14 190)">'
         "mean reward</text></svg>\n",
-        "</svg>\n",
         encoding="utf-8",
     )

@@ -44,6 +44,8 @@ class StubSandbox:
 
     spec = None
     enforcement = None
+    pid = 0
+    alive = True
 
     def __init__(self) -> None:
         self._contents: dict[str, bytes] = {}

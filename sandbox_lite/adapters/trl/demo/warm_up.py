@@ -24,7 +24,7 @@ RIGHT_SHARE = 0.4
 """Of the lessons read the document that was asked for; the others any."""
 ENOUGH_RIGHT, ENOUGH_COPIED = 0.15, 0.97
 MOST_STEPS = 600
-_BATCH, _EVERY = 64, 20
+_LESSONS, _BATCH, _EVERY = 1024, 64, 20
 _IGNORED = -100
 
 
@@ -41,10 +41,9 @@ class WarmUp:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lesson:
-    """A conversation, and where the policy chose and where it copied."""
+    """A conversation: the policy reads a document, writes what it said, and submits."""
 
     messages: tuple[Message, ...]
-    """Of the policy each second one."""
 
 
 def warm_up(
@@ -57,13 +56,13 @@ def warm_up(
     """
     drawn = random.Random(f"warm-up-{seed}")
     probes = [_tokens(tokenizer, lesson(drawn, 1.0)) for _ in range(64)]
+    lessons = [_tokens(tokenizer, lesson(drawn, RIGHT_SHARE)) for _ in range(_LESSONS)]
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.99), weight_decay=0.0)
     slow = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / 10))
     right = copied = 0.0
     for step in range(1, MOST_STEPS + 1):
         model.train()
-        rows = [_tokens(tokenizer, lesson(drawn, RIGHT_SHARE)) for _ in range(_BATCH)]
-        ids, mask, labels = _padded(rows, tokenizer.pad_token_id)
+        ids, mask, labels = _padded(drawn.sample(lessons, _BATCH), tokenizer.pad_token_id)
         loss = model(input_ids=ids, attention_mask=mask, labels=labels).loss
         optimizer.zero_grad()
         loss.backward()
