@@ -164,12 +164,24 @@ def perform(request: Request, *, as_json: bool) -> int:
         request.tasks, modes=request.modes, selection=request.selection, file=request.data,
         prompts=request.prompts, offline=request.offline,
     )  # fmt: skip
+    _check_files(request, plan)
     with request.judging.opened(request.settings) as (grading, judge):
         for one in plan:
             for note in grading.check(one.task, one.rows):
                 _note(note)
         return asyncio.run(
             _perform(request, asked, plan, pace, open_engine, grading, judge, as_json=as_json)
+        )
+
+
+def _check_files(request: Request, plan: Sequence[Planned]) -> None:
+    wanting = [
+        row.id for one in plan for row in one.rows if row.artefact and "sandbox" in one.modes
+    ]
+    if wanting and not (request.files and request.programs):
+        raise SpecError(
+            f"problems such as {wanting[0]!r} ask for a file, which no model can make here",
+            hint="leave --no-files and --no-exec out, or name other problems with --ids",
         )
 
 

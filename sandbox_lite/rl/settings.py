@@ -60,8 +60,13 @@ class EnvSettings:
         """Refuse a row that nobody could reward.
 
         Raises:
-            SpecError: Its task needs a judge, and none is named.
+            SpecError: Its task needs a judge, and none is named; or it asks for a file.
         """
+        if row.artefact:
+            raise SpecError(
+                f"the problem {row.id!r} asks for a file, and a reward looks at the answer alone",
+                hint="leave such rows out",
+            )
         name = self.task.grader(row, self.grading.scorer)
         if self.grading.judge is None and graders.find(name).score is None:
             raise SpecError(

@@ -352,8 +352,11 @@ def test_a_row_that_nobody_could_reward(home: Path, face: FaceName, grading: Gra
     asked = replace(settings(grading), task=tasks.find("long_context"))
     with faces.env(face, asked) as one, pytest.raises(SpecError, match="judge"):
         one.reset(ROW)
-    with faces.env(face, settings(grading)) as one, pytest.raises(SpecError, match="no episode"):
-        one.compute_final_reward()
+    with faces.env(face, settings(grading)) as one:
+        with pytest.raises(SpecError, match="asks for a file"):
+            one.reset(replace(ROW, artefact="poster.svg"))
+        with pytest.raises(SpecError, match="no episode"):
+            one.compute_final_reward()
 
 
 def test_many_episodes_on_one_loop(home: Path, grading: Grading) -> None:

@@ -341,6 +341,10 @@ def test_what_is_left_running_does_not_change_a_file(cli: Installed) -> None:
 
 
 def test_the_command_says_what_makes_no_sense(cli: Installed) -> None:
+    for word in ("--no-files", "--no-exec"):
+        refused = cli.run("bench", "demo", "--ids", "tune", "--model", "m", word)
+        assert refused.code == 2
+        assert "ask for a file" in refused.err
     result = cli.run("bench", "demo", "--mode", "plain", "--ids", "tune", "--model", "m")
     assert result.code == 2
     message, hint = result.one_error()
