@@ -354,7 +354,7 @@ def test_a_row_that_nobody_could_reward(home: Path, face: FaceName, grading: Gra
         one.reset(ROW)
     with faces.env(face, settings(grading)) as one:
         with pytest.raises(SpecError, match="asks for a file"):
-            one.reset(replace(ROW, artefact="poster.svg"))
+            one.reset(replace(ROW, extra={**ROW.extra, "artefact": "poster.svg"}))
         with pytest.raises(SpecError, match="no episode"):
             one.compute_final_reward()
 
