@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING
 from endurance.doomed import Killer
 from endurance.leftovers import adopt_orphans, held, left
 from endurance.trials import TRIALS, Count, Trial
+from sandbox_lite.jail.nests import SHARED
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -119,6 +120,8 @@ def soak(asked: argparse.Namespace, temporary: Path) -> int:
         print(f"seed {asked.seed}; warming up", flush=True)
         run.follow([pool.submit(run.warm, number) for number in range(asked.parallel)])
         time.sleep(_STEADY_SECONDS)
+        # some of them wait for the next sandbox, how many is chance
+        SHARED.close()
         before = held(temporary)
         run.count = Count()
         run.deadline = time.monotonic() + asked.seconds
@@ -128,6 +131,7 @@ def soak(asked: argparse.Namespace, temporary: Path) -> int:
             run.deadline = 0.0
             print("\ninterrupted: ending what is open")
             pool.shutdown()
+        SHARED.close()
         found = left(before, temporary)
         after = held(temporary)
     found += run.killer.end()

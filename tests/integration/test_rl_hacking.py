@@ -186,18 +186,16 @@ def test_who_leaves_something_else(
 
 
 @pytest.mark.parametrize(
-    ("command", "replays"),
+    "command",
     [
-        ("kill -9 1", 0),
-        ("kill -9 -1", 0),
-        ("kill -9 $PPID; kill -9 $$", 0),
+        "kill -9 1",
+        "kill -9 -1",
+        "kill -9 $PPID; kill -9 $$",
         # no shell starts any more: no way out of a wrong answer either
-        ("rm -f /bin/bash /usr/bin/bash; kill -9 $$", 1),
+        "rm -f /bin/bash /usr/bin/bash; kill -9 $$",
     ],
 )
-def test_who_kills_what_runs_it(
-    grading: Grading, source: Source, command: str, replays: int
-) -> None:
+def test_who_kills_what_runs_it(grading: Grading, source: Source, command: str) -> None:
     with SandboxEnv(settings(grading), source=source) as env:
         env.reset(HIDDEN)
         env.step(bash(f"echo wrong > {ANSWER}"))
@@ -206,7 +204,7 @@ def test_who_kills_what_runs_it(
         info = env.step(SUBMIT).info
         assert info.answer is not None
         assert info.answer.text == "wrong\n"
-        assert (env.compute_final_reward(), info.masked, info.replays) == (0.0, False, replays)
+        assert (env.compute_final_reward(), info.masked, info.replays) == (0.0, False, 0)
         env.reset(ROW)  # and the next rollout is none the worse for it
         env.step(bash(SUM))
         assert env.compute_final_reward() == 1.0
