@@ -94,11 +94,16 @@ def ended(
     return Ended(code=process.returncode, out=out, err=err.decode())
 
 
-def interrupted(process: subprocess.Popen[bytes], number: signal.Signals = signal.SIGINT) -> Ended:
+def interrupted(
+    process: subprocess.Popen[bytes],
+    number: signal.Signals = signal.SIGINT,
+    *,
+    seconds: float = _SECONDS,
+) -> Ended:
     """Send a signal as a terminal does, to the whole group; nothing may be left afterwards."""
     children = psutil.Process(process.pid).children(recursive=True)
     os.killpg(process.pid, number)
-    result = ended(process)
+    result = ended(process, seconds=seconds)
     _, alive = psutil.wait_procs(children, timeout=10)
     assert not alive, alive
     return result

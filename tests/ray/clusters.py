@@ -249,7 +249,7 @@ def test_ctrl_c_leaves_a_usable_result_and_nothing_else(cli: Installed) -> None:
         path = cli.directory / "out" / "episodes.jsonl"
         until(lambda: path.exists() and path.read_text().count("\n") == 4)
         until(lambda: any(number_of(one) >= 4 for one in server.requests))
-        result = interrupted(process)
+        result = interrupted(process, seconds=60)
         assert result.code == 130, result.err
         assert {line["row"] for line in lines(cli)} == {"p0", "p1", "p2", "p3"}
         held.clear()
