@@ -583,7 +583,9 @@ def test_a_judge_comes_later(cli: Installed) -> None:
     def judge(request: dict[str, Any]) -> Scripted:
         text = json.dumps(request["messages"])
         check = re.findall(r"[0-9a-f]{16}", text)
-        right = str(TRUTHS[number_of(request)]) in text.split("999")[0] and "999" not in text
+        # the tags are chance, and may hold any digits
+        said = re.sub(r"[0-9a-f]{16}", "", text)
+        right = str(TRUTHS[number_of(request)]) in said and "999" not in said
         verdicts = [
             json.dumps({"verdict": "correct" if right else "incorrect", "reason": "", "check": c})
             for c in dict.fromkeys(check)

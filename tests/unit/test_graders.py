@@ -470,6 +470,8 @@ def test_the_tables_hold_right_and_wrong_answers_enough(
 def test_every_grader_that_runs_in_a_process_has_both_tables() -> None:
     tried = {(name, scorer) for name, scorer, _ in TABLES}
     here = {name for name, grader in GRADERS.items() if grader.score and not grader.tried_by_row}
+    # those of `bench demo` alone, which have no published scorer: tests/unit/test_demo_graders.py
+    here -= {"animation", "exact", "name", "poster", "quantity", "trip-page", "tune"}
     assert tried == {(name, scorer) for name in here for scorer in ("default", "paper")}
 
 
