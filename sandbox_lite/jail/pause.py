@@ -31,14 +31,13 @@ def paused(processes: Processes) -> Iterator[None]:
         HostError: They make new ones faster than they can be stopped.
     """
     stopped: list[int] = []
-    with processes.stopping:
-        try:
-            _stop_all(processes, stopped)
-            yield
-        finally:
-            # children first, so that no parent sees one that is stopped
-            for pid in reversed(stopped):
-                _signal(processes, pid, signal.SIGCONT)
+    try:
+        _stop_all(processes, stopped)
+        yield
+    finally:
+        # children first, so that no parent sees one that is stopped
+        for pid in reversed(stopped):
+            _signal(processes, pid, signal.SIGCONT)
 
 
 def _stop_all(processes: Processes, stopped: list[int]) -> None:

@@ -279,11 +279,7 @@ class Sandbox:
         proc = opened.proc(stack, self._supervisor)
         looks = opened.looks(stack, proc, self._supervisor) if self._several_ids else None
         disk = opened.disk(stack, self._supervisor, upper, spec, looks)
-        processes = Processes(
-            proc,
-            others=None if looks is None else looks.memfds,
-            everybody=self._supervisor.signal_all,
-        )
+        processes = Processes(proc, others=None if looks is None else looks.memfds)
         self._processes = processes
         inside = Path(f"/proc/{self._supervisor.holder}/root{bwrap.UPPER}/upper")
         top = inside if upper.path is None else upper.path

@@ -309,14 +309,6 @@ class Supervisor:
         """Signal a program's process group, from inside, where no foreign pid can be hit."""
         self._ask(first.KILL, child.key, number)
 
-    def signal_all(self, number: signal.Signals) -> None:
-        """Signal all that is inside but process 1, between two moments in which they could fork.
-
-        Raises:
-            SandboxLiteError: Process 1 does not answer, or is gone.
-        """
-        self._ask(first.EVERYBODY, 0, number)
-
     def exit_code(self, child: Child) -> int:
         """Return how a child ended, as bash has it; the child must have ended."""
         status = self._ask(first.WAIT, child.key)

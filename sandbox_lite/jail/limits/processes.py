@@ -12,14 +12,11 @@ import contextlib
 import os
 import re
 import signal
-import threading
 import time
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-from sandbox_lite.errors import SandboxLiteError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
@@ -59,7 +56,6 @@ class Entry:
     """Its own, and that of children it has waited for."""
     dead: bool = False
     """Nobody has waited for it."""
-    stopped: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,29 +81,19 @@ class _Known:
 class Processes:
     """Looks at, and ends, the processes of one jail."""
 
-    def __init__(
-        self,
-        proc: int,
-        *,
-        others: Callable[[str], Memfds] | None = None,
-        everybody: Callable[[signal.Signals], None] | None = None,
-    ) -> None:
+    def __init__(self, proc: int, *, others: Callable[[str], Memfds] | None = None) -> None:
         """Look through a descriptor of the jail's /proc, which stays its owner's.
 
         Args:
             proc: The descriptor.
             others: Looks for the memfds of a process whose descriptors this one may not see,
                 because it runs as another id; see `memfds`.
-            everybody: Signals all but process 1 at one blow.
         """
         self._proc = proc
         self._others = others
-        self._everybody = everybody
         self._clocks: dict[int, bytes] = {}
         self._known: dict[int, _Known] = {}
         self._looks = 0
-        self.stopping = threading.Lock()
-        """Held by who stops all of them, and has them go on."""
 
     def pids(self) -> list[int]:
         """Return the pids of all processes; none where the jail is gone."""
@@ -156,7 +142,6 @@ class Processes:
                         threads=threads,
                         cpu_seconds=cpu,
                         dead=ended,
-                        stopped=fields[0] in b"Tt",
                     )
                 )
         self._clocks = clocks
@@ -361,43 +346,14 @@ class Processes:
     def purge(self, doomed: Callable[[list[Entry]], set[int]], *, wait: bool = False) -> int:
         """Kill whatever `doomed` picks, until it picks nobody new; return how many there were.
 
-        Who has a signal to come cannot fork any more (fork(2) begins anew after it). While we count
-        them others do: once they are all stopped at one blow, nobody new comes.
+        Who has a signal to come cannot fork any more (fork(2) begins anew after it), so nobody
+        need be stopped first. Stopping all at one blow was tried: what is spared then stands still
+        again and again, and some of fifty hogs came to no end in their minute.
 
         Args:
             doomed: Picks pids.
             wait: Until they are gone as well, which takes the dying a while on a busy host.
         """
-        # one at a time: what somebody else keeps stopped must not go on, nor stay so for ever
-        alone = self.stopping.acquire(blocking=False)
-        try:
-            entries = self.entries()
-            if not doomed(entries):
-                return 0
-            if not alone or self._everybody is None:
-                return self._purge(doomed, wait=wait)
-            with self._still({one.pid for one in entries if one.stopped}):
-                return self._purge(doomed, wait=wait)
-        finally:
-            if alone:
-                self.stopping.release()
-
-    @contextlib.contextmanager
-    def _still(self, before: Collection[int]) -> Iterator[None]:
-        """Keep everybody inside from running until the block ends; `before` are stopped already."""
-        assert self._everybody is not None
-        try:
-            with contextlib.suppress(SandboxLiteError):
-                self._everybody(signal.SIGSTOP)
-            yield
-        finally:
-            # children first, so that no parent hears of a stop
-            for pid in sorted(self.pids(), reverse=True):
-                if pid != FIRST and pid not in before:
-                    with contextlib.suppress(OSError), self.pinned(pid) as fd:
-                        signal.pidfd_send_signal(fd, signal.SIGCONT)
-
-    def _purge(self, doomed: Callable[[list[Entry]], set[int]], *, wait: bool) -> int:
         done: set[int] = set()
         deadline = time.monotonic() + _PURGE_SECONDS
         while time.monotonic() < deadline:

@@ -10,7 +10,7 @@
 
 #include "kernel.h"
 
-enum { START = 'S', KILL = 'K', WAIT = 'W', FORGET = 'F', EVERYBODY = 'E' };
+enum { START = 'S', KILL = 'K', WAIT = 'W', FORGET = 'F' };
 enum { TERMINAL = 1, ANYWHERE = 2 }; /* of a plan: lead a terminal; never mind the directory */
 enum { PR_CAPBSET_DROP = 24, MOST = 1024, NOT_FOUND = 127, NOT_RUN = 126 };
 enum { PR_SET_SECCOMP = 22, SECCOMP_MODE_FILTER = 2 };
@@ -182,8 +182,6 @@ static i32 answer_to(const struct message *asked, int count, i32 *pidfd)
     struct child *child = asked->verb == START ? 0 : known(asked->key);
     if (asked->verb == START)
         return start(asked->key, count, pidfd);
-    if (asked->verb == EVERYBODY) /* at one blow: who has a signal to come cannot fork any more */
-        return (i32)CALL2(SYS_kill, -1, asked->value);
     if (!child)
         return -ECHILD;
     i32 pid = child->pid < 0 ? -child->pid : child->pid;

@@ -11,7 +11,7 @@ from sandbox_lite.jail.native import encoded
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-START, KILL, WAIT, FORGET, EVERYBODY = b"SKWFE"
+START, KILL, WAIT, FORGET = b"SKWF"
 MOST_CHILDREN = 1024
 _PLAN = struct.Struct("=IIII")
 _TERMINAL, _ANYWHERE = 1, 2
