@@ -95,7 +95,7 @@ class FakeSandbox:
         timeout: float | None = None,
         on_output: Callable[[str, bytes], None] | None = None,
     ) -> CommandResult:
-        if not command.startswith("mkdir -p -- "):  # the loop's own preparation
+        if "|| mkdir -p -- " not in command:  # the loop's own preparation
             self.commands.append(command)
             self.timeouts.append(timeout)
         if self.commands and self.raises is not None:

@@ -42,7 +42,7 @@ def demo(
     ] = False,
     seed: Annotated[int, typer.Option(metavar="N", help="Of weights, rows and sampling.")] = 0,
     steps: Annotated[
-        int | None, typer.Option(metavar="N", help="Of training, instead of 80, multi-turn 250.")
+        int | None, typer.Option(metavar="N", help="Of training, instead of 80, multi-turn 160.")
     ] = None,
     output: Annotated[
         Path | None, typer.Option("--out", "-o", metavar="DIR", help="Takes all that is made.")
@@ -51,7 +51,7 @@ def demo(
         str, typer.Option("--rootfs", "-r", metavar="NAME", help="Of every rollout.")
     ] = "standard",
     workers: Annotated[
-        int, typer.Option(metavar="N", help="Threads for sandboxes; 0: one for each processor.")
+        int, typer.Option(metavar="N", help="Threads for sandboxes; 0: two for each processor.")
     ] = 0,
     evaluate: Annotated[
         int, typer.Option(metavar="N", help="Problems before and after; 0 for none.")

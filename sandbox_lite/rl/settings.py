@@ -43,7 +43,11 @@ class EnvSettings:
     @property
     def spec(self) -> SandboxSpec:
         """What is asked of every sandbox; a warm pool is made for this."""
-        return dataclasses.replace(self.sandbox, workdir=self.prompts.sandbox.working_dir)
+        prompt = self.prompts.sandbox
+        # made with the sandbox, which costs less than a command that makes them afterwards
+        return dataclasses.replace(
+            self.sandbox, workdir=prompt.working_dir, directories=prompt.directories
+        )
 
     def start(self, row: Row) -> Start:
         """Return what the sandbox of a row begins as; the ground truth is no part of it."""

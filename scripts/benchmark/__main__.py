@@ -14,7 +14,18 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmark import bars, crowds, episodes, forks, hosts, outputs, peering, rounds, table
+from benchmark import (
+    bars,
+    crowds,
+    episodes,
+    forks,
+    hosts,
+    outputs,
+    peering,
+    rounds,
+    table,
+    training,
+)
 from benchmark.bench import QUICK, Amounts, Bench
 from benchmark.samples import Host, Notes, Report
 from sandbox_lite import SandboxLiteError
@@ -33,19 +44,24 @@ ONCE: tuple[Callable[[Bench], None], ...] = (
     crowds.alive,
     episodes.episodes,
     peering.memory,
+    training.training,
 )
 _WARMING = 3
 _QUICK_SLACK = 3.0
 
 
-def measure(rootfs: str, amounts: Amounts, peer_python: str, only: str = "") -> Report:
+def measure(
+    rootfs: str, amounts: Amounts, peer_python: str, trainer: str, only: str = ""
+) -> Report:
     """Return everything that can be measured here, or what has a name with `only` in it."""
     turns = [one for one in rounds.ROUND if only in one.__name__]
     afterwards = [one for one in ONCE if only in one.__name__]
     if not turns:
         amounts = dataclasses.replace(amounts, rounds=1)
     with Store().lease(rootfs) as leased:
-        bench = Bench(rootfs=rootfs, tree=leased.lowers[-1], amounts=amounts, notes=Notes())
+        bench = Bench(
+            rootfs=rootfs, tree=leased.lowers[-1], amounts=amounts, notes=Notes(), trainer=trainer
+        )
         with bench.stack:
             peering.invite(bench, peer_python)
             warming = dataclasses.replace(bench, notes=Notes(), warming=True)
@@ -99,6 +115,10 @@ def arguments() -> argparse.Namespace:
         help="an interpreter that has llm-in-sandbox, swe-rex, kern-sandbox",
     )  # fmt: skip
     parser.add_argument(
+        "--trainer-python", default="", metavar="PYTHON",
+        help="an interpreter that has the extra trl: trains for two minutes, here and in the stub",
+    )  # fmt: skip
+    parser.add_argument(
         "--peer-seconds", type=float, metavar="SECONDS",
         help="of each other sandbox's turns, all together (30; 0: none)",
     )  # fmt: skip
@@ -137,7 +157,7 @@ def main() -> int:
         amounts, **{name: value for name, value in given.items() if value is not None}
     )
     try:
-        report = measure(asked.rootfs, amounts, asked.peer_python, asked.only)
+        report = measure(asked.rootfs, amounts, asked.peer_python, asked.trainer_python, asked.only)
     except SandboxLiteError as error:
         print(f"scripts/bench: error: {error}", file=sys.stderr)
         return error.exit_code

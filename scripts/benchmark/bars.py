@@ -29,7 +29,7 @@ class Bar:
     p99: float | None = None
     """The same of the 99th percentile."""
     least: float | None = None
-    """Of the median, where more is better."""
+    """Of the median, where more is better; 0: more is better, and only the ratio counts."""
     ratio: float | None = None
     """The median is at most so many times that of `to`, in the same run; at least, with `least`."""
     to: str = names.BWRAP
@@ -64,6 +64,9 @@ BARS: tuple[Bar, ...] = (
     Bar(name=names.FORK_64, ratio=1, to=names.MANY_COLD),
     Bar(name=names.ASYNC_RATE, least=8000, reached=2000),
     Bar(name=names.EPISODE_RATE, least=60),
+    Bar(name=names.TRAINING, least=0, ratio=0.25, to=names.TRAINING_STUB),
+    Bar(name=names.MULTI_TURN, least=0, ratio=0.4, to=names.MULTI_TURN_STUB),
+    Bar(name=names.TRAINING_CPU, ratio=1.3, to=names.TRAINING_CPU_LEAST),
     Bar(name=names.COLD, ratio=1 / 30, to=names.PEER_COLD.format("docker")),
     Bar(name=names.COLD, ratio=1 / 70, to=names.PEER_COLD.format("llm-in-sandbox")),
     Bar(name=names.BUILTIN, ratio=1 / 50, to=names.PEER_COMMAND.format("llm-in-sandbox")),
@@ -132,7 +135,7 @@ def judge(report: Report) -> Iterator[Verdict]:
             yield Verdict(
                 row=row, value=row.p50, bound=bar.most, text=f"<= {bar.most:g}", reached=bar.reached
             )
-        if bar.least is not None:
+        if bar.least:
             text = f">= {bar.least:g}"
             yield Verdict(
                 row=row, value=row.p50, bound=bar.least, text=text, at_least=True,

@@ -48,6 +48,8 @@ class Bench:
     tree: Path
     amounts: Amounts
     notes: Notes
+    trainer: str = ""
+    """An interpreter that has TRL; empty where nothing is to be trained."""
     warming: bool = False
     """What is noted will be thrown away."""
     stack: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)

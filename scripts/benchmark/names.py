@@ -49,6 +49,13 @@ ASYNC_RATE = "builtins over 64 AsyncSandboxes, one thread"
 
 EPISODE_RATE = "episodes of five steps, graded and written down"
 
+TRAINING = "rl demo: rollouts in sandboxes"
+TRAINING_STUB = "rl demo: rollouts in the stub"
+TRAINING_CPU = "rl demo: cpu of a rollout beyond the stub's"
+TRAINING_CPU_LEAST = "cpu of one sandbox and its commands"
+MULTI_TURN = "rl demo --multi-turn: rollouts in sandboxes"
+MULTI_TURN_STUB = "rl demo --multi-turn: rollouts in the stub"
+
 PEER_COLD = "{}: start to first output"
 PEER_COMMAND = "{}: one more command"
 PEER_CLOSE = "{}: close"

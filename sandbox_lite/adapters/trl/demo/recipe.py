@@ -56,7 +56,7 @@ SINGLE = Recipe(
     warm_up_steps=0, completion_tokens=1, tool_rounds=1,
 )  # fmt: skip
 MULTI = Recipe(
-    lookup=Lookup(keys=16, values=16), multi_turn=True, steps=250, learning_rate=5e-4,
+    lookup=Lookup(keys=16, values=16), multi_turn=True, steps=160, learning_rate=5e-4,
     warm_up_steps=10, completion_tokens=64, tool_rounds=3,
 )  # fmt: skip
 

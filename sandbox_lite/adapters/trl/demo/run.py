@@ -52,7 +52,8 @@ class Request:
     evaluated: int = 64
     """Problems before and after, none of which is trained on; 0 for none."""
     workers: int = 0
-    """Threads for sandboxes; 0 for as many as there are processors."""
+    """Threads for sandboxes; 0 for twice as many as there are processors: half of a start is
+    waiting for the kernel."""
 
     @property
     def recipe(self) -> Recipe:
@@ -162,7 +163,7 @@ def run(
         before = _evaluated(request, policy, settings, "before")
         trained = train(
             policy, make, algorithm=request.algorithm, seed=request.seed, steps=recipe.steps,
-            directory=directory, workers=request.workers or cpus, told=told,
+            directory=directory, workers=request.workers or 2 * cpus, told=told,
         )  # fmt: skip
         after = _evaluated(request, policy, settings, "after")
         policy.model.save_pretrained(directory / CHECKPOINT)
