@@ -132,6 +132,20 @@ class Program:
         for name in env:
             if _NAME.fullmatch(name) is None:
                 raise SpecError(f"not an environment variable: {name!r}")
+        with self._meter.turn(session=True) as turn:
+            yield from turn.awaited(cancel_fd)
+            return (yield from self._run(argv, env, cwd, stdin, timeout, on_output, cancel_fd))
+
+    def _run(
+        self,
+        argv: Sequence[str | bytes],
+        env: Mapping[str, str],
+        cwd: str | None,
+        stdin: bytes | int | None,
+        timeout: float | None,
+        on_output: Callable[[str, bytes], None] | None,
+        cancel_fd: int | None,
+    ) -> Steps[CommandResult]:
         started = time.monotonic()
         with self._supervisor.in_use(), contextlib.ExitStack() as stack:
             # Ctrl-C may come between the start and the answer, and anywhere behind it

@@ -347,6 +347,7 @@ class Sandbox:
             end=supervisor.expire,
             wake=lambda: dog.wake(meter),
             soften=lambda: dog.soften(meter),
+            turns=dog.turns,
         )  # fmt: skip
         self._meter = meter
         stack.enter_context(dog.watching(meter))

@@ -201,6 +201,18 @@ class Shell:
         cancel_fd: int | None = None,
     ) -> Steps[CommandResult]:
         """Return the steps of `run`, for whoever does not wait in a thread."""
+        with self._meter.turn() as turn:
+            yield from turn.awaited(cancel_fd)
+            return (yield from self._run(command, timeout, merge, on_output, cancel_fd))
+
+    def _run(
+        self,
+        command: str | bytes,
+        timeout: float | None,
+        merge: bool,
+        on_output: Callable[[str, bytes], None] | None,
+        cancel_fd: int | None,
+    ) -> Steps[CommandResult]:
         with self._alone():
             for _ in range(_TRIES):
                 with self._call(command, merge=merge, on_output=on_output) as call:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,8 @@ import pytest
 
 from sandbox_lite import Limits, Mount, Sandbox, SandboxSpec
 from sandbox_lite.errors import HostError, SandboxClosedError
+from sandbox_lite.jail.limits import watchdog
+from sandbox_lite.jail.limits.turns import MOST
 from sandbox_lite.spec import MIB, Outcome
 from tests.limits.conftest import SLACK_SECONDS
 
@@ -203,6 +206,27 @@ def test_whole_sessions_give_way_to_the_host(sb: Sandbox, rung: str) -> None:
         found = sb.run(look).stdout
     assert found.count(" nice 10\n") == 2, found
     assert own.read_text() == before
+
+
+@pytest.mark.timeout(120)
+def test_commands_of_many_sandboxes_all_have_their_turn(rung: str, rootfs: str) -> None:
+    turns = watchdog.shared().turns
+    most, names = [0], range(MOST + 3)
+
+    def run(number: int) -> str:
+        with Sandbox(rootfs) as sandbox:
+            assert sandbox.enforcement.backend == rung
+            ready.wait(60)
+            said = sandbox.run(f"sleep 0.2; echo {number}").stdout
+            most[0] = max(most[0], len(turns._under_way))
+            return said + sandbox.exec(["echo", str(number)]).stdout
+
+    ready = threading.Barrier(len(names))
+    with ThreadPoolExecutor(len(names)) as threads:
+        assert list(threads.map(run, names)) == [f"{n}\n{n}\n" for n in names]
+    assert most[0] <= MOST
+    assert not turns._under_way
+    assert not turns._waiting
 
 
 def test_who_was_stopped_stays_so_when_others_are_ended(sb: Sandbox) -> None:

@@ -17,6 +17,7 @@ from sandbox_lite.jail.limits.backend import NICE, Counters
 from sandbox_lite.jail.limits.disk import DirectoryDisk, DiskUse, TmpfsDisk
 from sandbox_lite.jail.limits.memory import MemoryWatch
 from sandbox_lite.jail.limits.processes import FIRST, Entry, descendants, has_autogroups
+from sandbox_lite.jail.limits.turns import Turn
 from sandbox_lite.jail.steps import Wait
 from sandbox_lite.spec import Outcome, SandboxStats, Usage
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
     from sandbox_lite.jail.limits.backend import Box
     from sandbox_lite.jail.limits.processes import Processes
+    from sandbox_lite.jail.limits.turns import Turns
     from sandbox_lite.jail.steps import Steps
     from sandbox_lite.spec import CommandResult, LimitName, Limits
 
@@ -109,6 +111,7 @@ class Meter:
         end: Callable[[str], None],
         wake: Callable[[], None],
         soften: Callable[[], None],
+        turns: Turns,
     ) -> None:
         """Take the parts.
 
@@ -120,6 +123,7 @@ class Meter:
             end: Ends the sandbox, for the reason it is given.
             wake: Has the watchdog look soon.
             soften: Has it call `soften` soon.
+            turns: Which sandboxes that do not give way may begin commands.
         """
         self._limits = limits
         self._box = box
@@ -129,6 +133,7 @@ class Meter:
         self._end_sandbox = end
         self._wake = wake
         self._soften_soon = soften
+        self._turns = turns
         self._lock = threading.RLock()
         self._spans: list[Span] = []
         self._shells: set[int] = set()
@@ -173,6 +178,15 @@ class Meter:
         with self._lock:
             if self._limits.pids is not None:
                 self._purge(wait=True)
+
+    def turn(self, *, session: bool = False) -> Turn:
+        """Return what a command waits for before it is begun.
+
+        Args:
+            session: It will be in a session of its own.
+        """
+        waits = self._gives_way and (session or self.rough)
+        return Turn(self._turns, self if waits else None)
 
     @contextlib.contextmanager
     def span(self, root: int | None) -> Iterator[Span]:
@@ -381,10 +395,12 @@ class Meter:
         return bool(self._sessions.keys() - self._softened)
 
     @property
-    def stormy(self) -> bool:
-        """Whether it makes use of its processes, or more than that."""
+    def urgency(self) -> int:
+        """How soon it should give way: at once with many processes, late without any command."""
         limit, span = self._limits.pids, next(iter(self._spans), None)
-        return limit is not None and span is not None and span.peak_pids >= limit // 2
+        if span is None:
+            return 0
+        return 2 if limit is not None and span.peak_pids >= limit // 2 else 1
 
     def soften(self) -> bool | None:
         """Have one more of its sessions give way to the host's own programs.

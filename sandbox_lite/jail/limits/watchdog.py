@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from sandbox_lite.errors import HostError
 from sandbox_lite.jail.limits.meter import CALM_SECONDS
+from sandbox_lite.jail.limits.turns import Turns
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,6 +30,7 @@ class Watchdog:
         self._soften_at = 0.0
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
+        self.turns = Turns()
 
     @contextlib.contextmanager
     def watching(self, meter: Meter) -> Iterator[None]:
@@ -107,13 +109,14 @@ class Watchdog:
         """Have as many sessions give way as the kernel grants now, beginning where it storms."""
         while True:
             with self._changed:
-                meter = max(self._rough, key=_stormy, default=None)
+                meter = max(self._rough, key=_urgency, default=None)
             if meter is None:
                 return
             done = meter.soften()
             if done is None:
                 with self._changed:
                     self._rough.discard(meter)
+                self.turns.gives_way(meter)
             elif not done:
                 self._soften_at = time.monotonic() + _AGAIN_SECONDS
                 return
@@ -124,8 +127,8 @@ class Watchdog:
                 self._due[meter] = min(self._due[meter], when)
 
 
-def _stormy(meter: Meter) -> bool:
-    return meter.stormy
+def _urgency(meter: Meter) -> int:
+    return meter.urgency
 
 
 _current = Watchdog()
