@@ -30,8 +30,8 @@ class Amounts:
     """Of a peer's turns, all together."""
 
 
-_DESCRIPTORS_EACH = 21
-"""A sandbox takes 16, and a command 5 more."""
+_DESCRIPTORS_EACH = 25
+"""A sandbox takes up to 20, and a command 5 more."""
 _DESCRIPTORS_BESIDE = 200
 
 QUICK = Amounts(
@@ -54,10 +54,14 @@ class Bench:
     """What is noted will be thrown away."""
     stack: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
 
-    def room(self, wanted: int) -> int:
-        """Return so many, or as many sandboxes as descriptors can be had for."""
+    def most(self) -> int:
+        """Return how many sandboxes descriptors can be had for."""
         free = resource.getrlimit(resource.RLIMIT_NOFILE)[0] - _DESCRIPTORS_BESIDE
-        found = max(1, min(wanted, free // _DESCRIPTORS_EACH))
+        return max(1, free // _DESCRIPTORS_EACH)
+
+    def room(self, wanted: int, *, programs: int = 1) -> int:
+        """Return so many, or as many sandboxes as so many programs can have descriptors for."""
+        found = min(wanted, programs * self.most())
         if found < wanted:
             self.notes.skip(f"{wanted} at once", f"there are descriptors for {found} (ulimit -Hn)")
         return found
