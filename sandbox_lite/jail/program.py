@@ -132,7 +132,7 @@ class Program:
         for name in env:
             if _NAME.fullmatch(name) is None:
                 raise SpecError(f"not an environment variable: {name!r}")
-        with self._meter.turn(session=True) as turn:
+        with self._meter.turn(beside=True) as turn:
             yield from turn.awaited(cancel_fd)
             return (yield from self._run(argv, env, cwd, stdin, timeout, on_output, cancel_fd))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -16,7 +17,8 @@ import pytest
 from sandbox_lite import Limits, Mount, Sandbox, SandboxSpec
 from sandbox_lite.errors import HostError, SandboxClosedError
 from sandbox_lite.jail.limits import watchdog
-from sandbox_lite.jail.limits.turns import MOST
+from sandbox_lite.jail.limits.processes import Processes, has_autogroups
+from sandbox_lite.jail.limits.turns import LONGEST_SECONDS, MOST, Turn
 from sandbox_lite.spec import MIB, Outcome
 from tests.limits.conftest import SLACK_SECONDS
 
@@ -206,6 +208,37 @@ def test_whole_sessions_give_way_to_the_host(sb: Sandbox, rung: str) -> None:
         found = sb.run(look).stdout
     assert found.count(" nice 10\n") == 2, found
     assert own.read_text() == before
+
+    # programs are in the session of process 1, which stays as it is when no program is there
+    assert sb._meter is not None
+    beside = sb._meter.turn(beside=True)
+    while beside.needed() and time.monotonic() < deadline:
+        sb.exec(["sleep", "0.1"])
+    sb.run("true")
+    assert not beside.needed()
+
+
+@pytest.mark.timeout(120)
+def test_a_command_that_waits_for_its_turn_learns_of_the_end(
+    rung: str, rootfs: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if rung != "sampling" or not has_autogroups():
+        return  # a control group has a weight of its own
+    monkeypatch.setattr(Processes, "soften", lambda *_: False)
+    turns = watchdog.shared().turns
+    with contextlib.ExitStack() as stack:
+        for number in range(MOST):
+            other = stack.enter_context(Turn(turns, number, lambda: True))
+            assert turns.enter(other)
+        sandbox = stack.enter_context(Sandbox(rootfs))
+        threads = stack.enter_context(ThreadPoolExecutor(1))
+        waiting = threads.submit(sandbox.run, "true")
+        deadline = time.monotonic() + LONGEST_SECONDS / 2
+        while not turns._waiting and time.monotonic() < deadline:
+            time.sleep(0.01)
+        sandbox.close()
+        with pytest.raises(SandboxClosedError):
+            waiting.result(LONGEST_SECONDS / 2)
 
 
 @pytest.mark.timeout(120)

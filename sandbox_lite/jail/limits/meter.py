@@ -145,6 +145,8 @@ class Meter:
         self._gives_way = box.by_niceness and has_autogroups()
         self._sessions: dict[int, int] = {}
         self._softened: set[int] = set()
+        self._crowd = 0
+        """Processes at the last look, where sessions are looked at."""
         self.started = time.monotonic()
         self.begun = 0
         """Beginnings and ends of commands so far."""
@@ -179,14 +181,21 @@ class Meter:
             if self._limits.pids is not None:
                 self._purge(wait=True)
 
-    def turn(self, *, session: bool = False) -> Turn:
+    def turn(self, *, beside: bool = False) -> Turn:
         """Return what a command waits for before it is begun.
 
         Args:
-            session: It will be in a session of its own.
+            beside: It is a program that process 1 starts, in its own session.
         """
-        waits = self._gives_way and (session or self.rough)
-        return Turn(self._turns, self if waits else None)
+
+        def needed() -> bool:
+            return (
+                self._gives_way
+                and not self._closed
+                and (self.rough or (beside and FIRST not in self._softened))
+            )
+
+        return Turn(self._turns, self, needed)
 
     @contextlib.contextmanager
     def span(self, root: int | None) -> Iterator[Span]:
@@ -252,7 +261,9 @@ class Meter:
             self._sessions = {
                 one.session: one.pid for one in entries if one.session and one.pid != FIRST
             }
-            self._softened &= self._sessions.keys()
+            # that of process 1 stays, where no program is in it as well
+            self._softened &= self._sessions.keys() | {FIRST}
+            self._crowd = len(entries)
         return _tasks(entries)
 
     def _count_and_cpu(self) -> tuple[int, float]:
@@ -301,7 +312,8 @@ class Meter:
                     self._purge(idle=True, wait=True)
                 break
             yield Wait(None, BUSY_SECONDS)
-            before, count = count, self._count()
+            with self._lock:
+                before, count = count, self._count()
             # a small share of a processor lets it rest in between
             still = 0 if count > before else still + 1
             if still >= _STILL:
@@ -397,16 +409,17 @@ class Meter:
     @property
     def urgency(self) -> int:
         """How soon it should give way: at once with many processes, late without any command."""
-        limit, span = self._limits.pids, next(iter(self._spans), None)
-        if span is None:
-            return 0
-        return 2 if limit is not None and span.peak_pids >= limit // 2 else 1
+        limit, crowd = self._limits.pids, self._crowd
+        if limit is not None and crowd >= limit // 2:
+            return 2
+        # what a command has left behind may be as busy as one under way
+        return 1 if self._spans or crowd > 1 + len(self._shells) else 0
 
     def soften(self) -> bool | None:
         """Have one more of its sessions give way to the host's own programs.
 
         Returns:
-            None where all do; False where the kernel wants to be asked again later.
+            None where all do by now; False where the kernel wants to be asked again later.
         """
         with self._lock:
             rough = (
@@ -416,10 +429,12 @@ class Meter:
                 return None
             done = self._processes.soften(self._sessions[rough], NICE)
             if done is None:
-                del self._sessions[rough]
+                self._sessions.pop(rough, None)
             elif done:
                 self._softened.add(rough)
-            return done is not False
+            if done is False:
+                return False
+            return True if self.rough else None
 
     def close(self) -> None:
         """Look no more."""

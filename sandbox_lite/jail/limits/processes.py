@@ -9,6 +9,7 @@ from __future__ import annotations
 # All is done on descriptors, of which pathlib knows nothing:
 # ruff: noqa: PTH208
 import contextlib
+import errno
 import os
 import re
 import signal
@@ -195,8 +196,9 @@ class Processes:
             return False
         except (FileNotFoundError, ProcessLookupError):
             return None
-        except OSError:
-            pass  # another id's, or in no such group
+        except OSError as error:
+            # else it is another id's, or in no such group
+            return error.errno not in (errno.EMFILE, errno.ENFILE)
         return True
 
     # -- memory -------------------------------------------------------------------------------

@@ -60,6 +60,7 @@ class Watchdog:
                     self._due.pop(meter, None)
                     self._rough.discard(meter)
                 meter.close()
+                self.turns.gives_way(meter)
 
     def wake(self, meter: Meter) -> None:
         """Look at a sandbox now: a command has come."""
@@ -100,10 +101,14 @@ class Watchdog:
                     pause = CALM_SECONDS
                 if pause is not None:
                     self._plan(meter, time.monotonic() + pause)
+                if meter.expired:
+                    self.turns.gives_way(meter)
                 if meter.rough:
                     self.soften(meter)
             if soften:
-                self._soften()
+                # whatever one of them is in the middle of, the limits of all must be looked at
+                with contextlib.suppress(Exception):
+                    self._soften()
 
     def _soften(self) -> None:
         """Have as many sessions give way as the kernel grants now, beginning where it storms."""
